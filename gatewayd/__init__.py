@@ -1,0 +1,3 @@
+"""gatewayd: the inference daemon of an IoT gateway."""
+
+__version__ = "0.1.0"
