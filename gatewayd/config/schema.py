@@ -13,7 +13,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of config.toml."""
 
 
-class Secret(Section):
+class Secret(Section, frozen=True):
     """A value that is never in config.toml: read from a file (`$CREDENTIALS_DIRECTORY` first) or the environment."""
 
     file: Annotated[
@@ -25,7 +25,7 @@ class Secret(Section):
     env: Annotated[str | None, Meta(description="Environment variable that holds the secret.")] = None
 
 
-class Gateway(Section):
+class Gateway(Section, frozen=True):
     """This machine."""
 
     id: Annotated[
@@ -46,7 +46,7 @@ class Gateway(Section):
     ] = 10.0
 
 
-class Tls(Section):
+class Tls(Section, frozen=True):
     """Transport security towards a broker or a cloud."""
 
     ca_file: Annotated[
@@ -62,7 +62,7 @@ class Tls(Section):
     ] = False
 
 
-class Reconnect(Section):
+class Reconnect(Section, frozen=True):
     """How to come back after the connection was lost. The delay is drawn from 0 to the current ceiling (full jitter)."""
 
     initial_s: Annotated[float, Meta(gt=0, le=60, description="Ceiling of the first delay, in seconds.")] = 1.0
@@ -77,7 +77,7 @@ class Reconnect(Section):
     ] = 30.0
 
 
-class Broker(Section):
+class Broker(Section, frozen=True):
     """How to reach an MQTT broker."""
 
     host: Annotated[str, Meta(description="Host name or address of the broker.")] = "127.0.0.1"
@@ -121,7 +121,7 @@ class Broker(Section):
     reconnect: Reconnect = field(default_factory=Reconnect)
 
 
-class Source(Broker):
+class Source(Broker, frozen=True):
     """The local bus: where messages come from and live results go."""
 
     adapter: Annotated[
@@ -155,7 +155,7 @@ class Source(Broker):
     ] = True
 
 
-class Payload(Section):
+class Payload(Section, frozen=True):
     """How a route's payloads are decoded. What does not decode becomes a dead letter with its reason."""
 
     format: Annotated[
@@ -196,7 +196,7 @@ class Payload(Section):
     max_depth: Annotated[int, Meta(ge=1, le=500, description="Deepest nesting of a decoded payload.")] = 64
 
 
-class BatchLimits(Section):
+class BatchLimits(Section, frozen=True):
     """When a batch is cut: by count or by the age of its first message, whichever comes first."""
 
     max_messages: Annotated[int, Meta(ge=1, le=100000, description="Most messages in a batch.")] = 256
@@ -206,7 +206,7 @@ class BatchLimits(Section):
     ] = 0.0
 
 
-class WindowLimits(Section):
+class WindowLimits(Section, frozen=True):
     """What belongs together in time. Its presence makes the route journaled."""
 
     every_s: Annotated[
@@ -254,7 +254,7 @@ class WindowLimits(Section):
     ] = 1000
 
 
-class Route(Section):
+class Route(Section, frozen=True):
     """Topic filters, a handler, and where its results go."""
 
     topics: Annotated[
@@ -313,7 +313,7 @@ class Route(Section):
     ] = "evict_oldest"
 
 
-class HttpSink(Section, tag_field="type", tag="http"):
+class HttpSink(Section, frozen=True, tag_field="type", tag="http"):
     """CloudEvents batches by HTTP POST."""
 
     url: Annotated[str, Meta(pattern=r"^https?://", description="Where batches are posted.")]
@@ -336,7 +336,7 @@ class HttpSink(Section, tag_field="type", tag="http"):
     ] = 300.0
 
 
-class MqttSink(Broker, tag_field="type", tag="mqtt"):
+class MqttSink(Broker, frozen=True, tag_field="type", tag="mqtt"):
     """CloudEvents on another broker: binary mode on MQTT 5, structured JSON on 3.1.1."""
 
     topic: Annotated[
@@ -358,7 +358,7 @@ class MqttSink(Broker, tag_field="type", tag="mqtt"):
     ] = 300.0
 
 
-class FileSink(Section, tag_field="type", tag="file"):
+class FileSink(Section, frozen=True, tag_field="type", tag="file"):
     """One CloudEvent a line (NDJSON) in files that rotate by size."""
 
     path: Annotated[
@@ -393,7 +393,7 @@ class FileSink(Section, tag_field="type", tag="file"):
 Sink = HttpSink | MqttSink | FileSink
 
 
-class Spool(Section):
+class Spool(Section, frozen=True):
     """The durable store between the routes and the cloud."""
 
     max_bytes: Annotated[
@@ -426,7 +426,7 @@ class Spool(Section):
     ] = 120.0
 
 
-class Models(Section):
+class Models(Section, frozen=True):
     """Where model bundles are, and how their sessions run."""
 
     dir: Annotated[str, Meta(description="Folder of the bundles, one folder each. Relative: beside config.toml.")] = (
@@ -448,7 +448,7 @@ class Models(Section):
     ] = 60.0
 
 
-class Handlers(Section):
+class Handlers(Section, frozen=True):
     """Where handlers are looked for beside the entry point group `gatewayd.handlers`."""
 
     paths: Annotated[
@@ -457,7 +457,7 @@ class Handlers(Section):
     ] = field(default_factory=list)
 
 
-class Telemetry(Section):
+class Telemetry(Section, frozen=True):
     """OpenTelemetry."""
 
     otlp_endpoint: Annotated[
@@ -474,7 +474,7 @@ class Telemetry(Section):
     max_links: Annotated[int, Meta(ge=0, le=1000, description="Most messages a batch's span is linked to.")] = 16
 
 
-class Web(Section):
+class Web(Section, frozen=True):
     """The local HTTP endpoints /metrics, /healthz, /readyz and /status."""
 
     enabled: Annotated[bool, Meta(description="false: no HTTP at all.")] = True
@@ -484,7 +484,7 @@ class Web(Section):
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on. 0: any free one.")] = 8686
 
 
-class Log(Section):
+class Log(Section, frozen=True):
     """What is logged, and how."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Least level that is logged.")] = (
@@ -503,7 +503,7 @@ class Log(Section):
     ] = 30.0
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """config.toml."""
 
     gateway: Gateway = field(default_factory=Gateway)
