@@ -162,8 +162,8 @@ class Models(Protocol):
 class Handler(Protocol):
     """A plug-in: batch in, results out.
 
-    Life: constructed with its own config (cheap, no I/O), `start` once (load models here), `handle` many times, always on
-    one and the same thread, `stop` once. A handler keeps its own state bounded.
+    Life: constructed with its own config (cheap, no I/O), `start` once (load models here), `handle` many times, always
+    on one and the same thread, `stop` once. A handler keeps its own state bounded.
     """
 
     Config: ClassVar[type[msgspec.Struct]]  # typed options of `[routes.<name>.options]`, unknown keys refused

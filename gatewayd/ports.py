@@ -147,8 +147,8 @@ class Spool(Protocol):
 class Source(Protocol):
     """Where messages come from.
 
-    `run` keeps the connection (and reconnects) until cancelled; `messages` never ends before that. Not reading `messages`
-    holds the source back: nothing is dropped and memory stays bounded.
+    `run` keeps the connection (and reconnects) until cancelled; `messages` never ends before that. Not reading
+    `messages` holds the source back: nothing is dropped and memory stays bounded.
     """
 
     acks_after_commit: bool  # False: the source acknowledges before our code runs; a crash may lose what was in flight

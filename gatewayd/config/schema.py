@@ -131,9 +131,8 @@ class Source(Broker, frozen=True):
         ),
     ] = "mqttium"
     share_group: Annotated[
-        str | None,
+        Annotated[str, Meta(pattern=r"^[^/+#]+$")] | None,
         Meta(
-            pattern=r"^[^/+#]+$",
             description="Shared subscription group ($share/<group>/…): several gatewayds with the same group split the load.",
         ),
     ] = None
