@@ -209,9 +209,8 @@ class WindowLimits(Section, frozen=True):
     """What belongs together in time. Its presence makes the route journaled."""
 
     every_s: Annotated[
-        float | None,
+        Annotated[float, Meta(gt=0)] | None,
         Meta(
-            gt=0,
             description="Length of a window, in seconds; windows are aligned to the epoch. Unset: cut by count alone.",
         ),
     ] = None
