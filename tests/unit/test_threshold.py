@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from gatewayd.api import Batch, Message, Rejection
-from gatewayd_handlers.threshold import Config, Threshold
+from gatewayd_handlers.threshold import Options, Threshold
 
 
 def make(**options: Any) -> Threshold:
-    return Threshold(msgspec.convert(options, Config))
+    return Threshold(msgspec.convert(options, Options))
 
 
 def feed(handler: Threshold, *values: Any, topic: str = "plant/oven-1") -> list[Any]:
