@@ -1,0 +1,169 @@
+"""Config of routes: topic filters, payload, batch or window, handler, and where results go.
+
+What of it leaves the gateway is said in `sinks`, and nowhere else.
+"""
+
+# ruff: noqa: E501 - a description is one sentence on one line, so that it reads as prose
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, field
+
+from gatewayd.config.links import Section
+
+
+class Payload(Section, frozen=True):
+    """How a route's payloads are decoded. What does not decode becomes a dead letter with its reason."""
+
+    format: Annotated[
+        Literal["auto", "json", "text", "number", "cbor", "msgpack", "csv"],
+        Meta(description="`auto` follows the content type and else tries JSON, then a number, then UTF-8 text."),
+    ] = "auto"
+    fields: Annotated[
+        dict[str, str],
+        Meta(
+            description='New value made of paths into the decoded one, e.g. {temperature = "data.temp", device = "meta.ids[0]"}; `$topic[1]` is the second level of the topic. Empty: the value as it is.'
+        ),
+    ] = field(default_factory=dict)
+    optional: Annotated[
+        list[str],
+        Meta(
+            description="Names of `fields` that may be missing; they are left out. Any other missing field makes a dead letter."
+        ),
+    ] = field(default_factory=list)
+    columns: Annotated[list[str], Meta(description="Names of the columns of a CSV line, in order.")] = field(
+        default_factory=list
+    )
+    delimiter: Annotated[
+        str, Meta(min_length=1, max_length=1, description="What separates the columns of a CSV line.")
+    ] = ","
+    time: Annotated[
+        str | None,
+        Meta(
+            description="Path of the message's own time: seconds or milliseconds since the epoch, or ISO 8601. Unset: time of arrival."
+        ),
+    ] = None
+    id: Annotated[
+        str | None,
+        Meta(
+            description="Path of the message's own id, for stable result ids. Unset: the publisher's CloudEvents id, else one of ours."
+        ),
+    ] = None
+    max_bytes: Annotated[int, Meta(ge=1, description="Largest payload after decompression, in bytes.")] = 4194304
+    max_depth: Annotated[int, Meta(ge=1, le=500, description="Deepest nesting of a decoded payload.")] = 64
+
+
+class BatchLimits(Section, frozen=True):
+    """When a batch is cut: by count or by the age of its first message, whichever comes first."""
+
+    max_messages: Annotated[int, Meta(ge=1, le=100000, description="Most messages in a batch.")] = 256
+    max_age_ms: Annotated[
+        float,
+        Meta(ge=0, le=60000, description="Longest wait for a batch to fill, in milliseconds. 0: take what is there."),
+    ] = 0.0
+
+
+class WindowLimits(Section, frozen=True):
+    """What belongs together in time. Its presence makes the route journaled."""
+
+    every_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="Length of a window, in seconds; windows are aligned to the epoch. Unset: cut by count alone.",
+        ),
+    ] = None
+    max_messages: Annotated[
+        int, Meta(ge=1, le=100000, description="A window is closed early when it holds this many messages.")
+    ] = 1000
+    max_bytes: Annotated[
+        int, Meta(ge=1, description="A window is closed early when its payloads reach this many bytes.")
+    ] = 1048576
+    key: Annotated[
+        str,
+        Meta(
+            description='One window for each: "" = the whole route, "topic" = each topic, any other = a path into the decoded value, e.g. "device".'
+        ),
+    ] = ""
+    grace_s: Annotated[
+        float, Meta(ge=0, description="How long after its end a window stays open for late messages, in seconds.")
+    ] = 0.0
+    late: Annotated[
+        Literal["next", "drop", "bury"],
+        Meta(
+            description="A message whose window is already closed: goes into the next one (counted in it), is dropped (counted), or buried."
+        ),
+    ] = "next"
+    idle_close_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="With the payload's own time: close windows when nothing has arrived for this long, in seconds of the wall clock.",
+        ),
+    ] = 60.0
+    max_open: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000000,
+            description="Most windows open at once in a route; when one more is needed the oldest is closed early.",
+        ),
+    ] = 1000
+
+
+class Route(Section, frozen=True):
+    """Topic filters, a handler, and where its results go."""
+
+    topics: Annotated[
+        list[str], Meta(min_length=1, description='MQTT topic filters, e.g. ["plant/+/vibration", "logs/#"].')
+    ]
+    handler: Annotated[str, Meta(min_length=1, description="Name of the handler; `gatewayd handlers` lists them.")]
+    options: Annotated[
+        dict[str, Any], Meta(description="The handler's own options: see handlers/README.md and `gatewayd handlers`.")
+    ] = field(default_factory=dict)
+    enabled: Annotated[bool, Meta(description="false: the route is left out.")] = True
+    qos: Annotated[Literal[0, 1], Meta(description="QoS of the subscription. Only 1 is kept over a crash.")] = 1
+    mode: Annotated[
+        Literal["auto", "direct", "journaled"],
+        Meta(
+            description="direct: acknowledged when its results are on disk. journaled: acknowledged when the raw message is. auto: as the handler says."
+        ),
+    ] = "auto"
+    payload: Payload = field(default_factory=Payload)
+    batch: BatchLimits = field(default_factory=BatchLimits)
+    window: Annotated[WindowLimits | None, Meta(description="Cut windows instead of batches.")] = None
+    live: Annotated[
+        bool, Meta(description="Publish each result at once on the local bus, gatewayd/<gateway>/results/<route>.")
+    ] = True
+    live_qos: Annotated[Literal[0, 1], Meta(description="QoS of live results.")] = 0
+    sinks: Annotated[
+        list[str], Meta(description="Sinks that get the results through the spool. Empty: they stay on the local bus.")
+    ] = field(default_factory=list)
+    include_input: Annotated[
+        bool, Meta(description="Put the message's payload into the result as `input`. Private by default: off.")
+    ] = False
+    max_queue: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000000,
+            description="Messages waiting in memory for this route. When full, QoS 0 drops its oldest (counted) and QoS 1 holds the source back.",
+        ),
+    ] = 4096
+    max_attempts: Annotated[
+        int,
+        Meta(ge=1, le=100, description="A message is buried after this many attempts, crashes of the process counted."),
+    ] = 3
+    retry_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="Longest pause before a handler that failed for a passing reason is called again, in seconds.",
+        ),
+    ] = 30.0
+    when_full: Annotated[
+        Literal["evict_oldest", "block"],
+        Meta(
+            description="At the spool's cap: evict the oldest results (counted), or hold QoS 1 back. A gateway that stops acknowledging for long harms every publisher on the bus."
+        ),
+    ] = "evict_oldest"
