@@ -1,0 +1,25 @@
+"""The `[session]` table of a bundle: how its session runs on this box, typed by runtime, unknown keys refused."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[session]` of a `runtime = "onnx"` bundle."""
+
+    threads: Annotated[int, Meta(ge=0, le=256)] = 0  # 0: `models.threads` of config.toml
+    providers: list[str] = []  # execution providers in order of preference; those the box lacks are passed over
+
+
+class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[session]` of a language model."""
+
+    threads: Annotated[int, Meta(ge=0, le=256)] = 0  # 0: `models.llm_threads` of config.toml
+    context_tokens: Annotated[int, Meta(ge=64, le=1 << 20)] = 2048  # prompt and answer of one call together
+    parallel: Annotated[int, Meta(ge=1, le=64)] = 1  # calls decoded at once; memory for the context is taken for each
+    batch_tokens: Annotated[int, Meta(ge=32, le=8192)] = 512  # tokens of a prompt that are computed in one go
+    gpu_layers: Annotated[int, Meta(ge=0, le=10000)] = 0  # layers put on a GPU, where the library was built for one
+    swa_full: bool = True  # keep the whole cache of sliding-window models: without it Gemma 3 reuses no prefix
+    memory_map: bool = True  # False: read the weights into memory (cards that read slowly in pieces)
