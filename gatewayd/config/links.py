@@ -112,7 +112,7 @@ class Source(Broker, frozen=True):
         ),
     ] = "mqttium"
     share_group: Annotated[
-        Annotated[str, Meta(pattern=r"^[^/+#]+$")] | None,
+        Annotated[str, Meta(pattern=r"^[^/+#]+\Z")] | None,
         Meta(
             description="Shared subscription group ($share/<group>/…): several gatewayds with the same group split the load.",
         ),

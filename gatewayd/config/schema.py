@@ -44,7 +44,7 @@ class Gateway(Section, frozen=True):
     id: Annotated[
         str,
         Meta(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z",
             description="Name of this gateway: in topics, in the source of every result, in the MQTT client id. Empty is not allowed; `hostname` takes the machine's host name.",
         ),
     ] = "hostname"

@@ -1,7 +1,5 @@
 """Config of sinks: where results go. The key `type` says which of them a table is."""
 
-# ruff: noqa: E501 - a description is one sentence on one line, so that it reads as prose
-
 from typing import Annotated, Literal
 
 from msgspec import Meta, field

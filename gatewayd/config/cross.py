@@ -1,0 +1,127 @@
+"""What no single key can say: mistakes that show when two keys are looked at together. Pure."""
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from gatewayd.config.describe import Path
+from gatewayd.config.schema import Config, Reconnect, Route, Secret, Tls
+from gatewayd.config.walk import Finding
+from gatewayd.routing import validate_filter
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_NAME_RULE = "letters, digits, - and _, the first a letter or digit"
+
+
+def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Findings in the tree as a whole. `data` is the document as written: what is wrong elsewhere in it still counts
+    as being there."""
+    yield from _names(data)
+    sinks = _table(data, "sinks")
+    for name, route in config.routes.items():
+        yield from _route(("routes", name), route, sinks)
+    for name, sink in config.sinks.items():
+        if sink.timeout_s >= config.spool.lease_s:
+            problem = "a lease would lapse before the sink has answered, and results would be sent twice"
+            limit = f"less than spool.lease_s ({config.spool.lease_s:g})"
+            yield Finding(path=("sinks", name, "timeout_s"), problem=problem, allowed=limit)
+    for path, value in _structs(config, ()):
+        yield from _anywhere(path, value)
+    yield from _warnings(config)
+
+
+def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = data.get(name, {})
+    return value if isinstance(value, Mapping) else {}
+
+
+def _names(data: Mapping[str, Any]) -> Iterator[Finding]:
+    for kind in ("routes", "sinks"):
+        for name in _table(data, kind):
+            if not _NAME.fullmatch(name) or len(name) > 64:
+                problem = "this name would not do in topics, addresses and metrics"
+                yield Finding(path=(kind, name), problem=problem, allowed=f"{_NAME_RULE}, at most 64 of them")
+
+
+def _route(path: Path, route: Route, sinks: Mapping[str, Any]) -> Iterator[Finding]:
+    for index, name in enumerate(route.topics):
+        if problem := validate_filter(name):
+            yield Finding(path=(*path, "topics", index), problem=problem)
+    for index, name in enumerate(route.sinks):
+        if name not in sinks:
+            known = ", ".join(sinks) or "no sink is defined: add a table [sinks.<name>]"
+            yield Finding(path=(*path, "sinks", index), problem=f"there is no sink `{name}`", allowed=known)
+        elif name in route.sinks[:index]:
+            yield Finding(path=(*path, "sinks", index), problem=f"names the sink `{name}` a second time")
+    if route.window is not None and route.mode == "direct":
+        problem = "a route with a window is journaled: it could not acknowledge for as long as a window is open"
+        yield Finding(path=(*path, "mode"), problem=problem, allowed='"auto" or "journaled", or no `window`')
+    for index, name in enumerate(route.payload.optional):
+        if name not in route.payload.fields:
+            known = ", ".join(route.payload.fields) or "`fields` is empty"
+            problem = f"`{name}` is not one of `fields`"
+            yield Finding(path=(*path, "payload", "optional", index), problem=problem, allowed=known)
+
+
+def _structs(value: Any, path: Path) -> Iterator[tuple[Path, msgspec.Struct]]:
+    """Every struct of the tree with its path."""
+    if isinstance(value, msgspec.Struct):
+        yield path, value
+        for name in value.__struct_fields__:
+            yield from _structs(getattr(value, name), (*path, name))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _structs(item, (*path, name))
+
+
+def _anywhere(path: Path, value: msgspec.Struct) -> Iterator[Finding]:
+    if isinstance(value, Secret) and (value.file is None) == (value.env is None):
+        problem = "names no place to read the secret from" if value.file is None else "names two places to read from"
+        yield Finding(path=path, problem=problem, allowed="one of `file` and `env`")
+    if isinstance(value, Reconnect) and value.initial_s > value.max_s:
+        problem = f"{value.initial_s:g} is larger than `max_s`"
+        yield Finding(path=(*path, "initial_s"), problem=problem, allowed=f"at most {value.max_s:g}")
+    if isinstance(value, Tls):
+        yield from _tls(path, value)
+
+
+def _tls(path: Path, tls: Tls) -> Iterator[Finding]:
+    if (tls.cert_file is None) != (tls.key_file is None):
+        there, missing = ("key_file", "cert_file") if tls.cert_file is None else ("cert_file", "key_file")
+        yield Finding(path=(*path, there), problem=f"`{there}` without `{missing}`", allowed="both or neither")
+    if tls.insecure:
+        problem = "any certificate is accepted: whoever sits on the line can read and change everything"
+        yield Finding(path=(*path, "insecure"), problem=problem, is_warning=True)
+
+
+def _warnings(config: Config) -> Iterator[Finding]:
+    if config.source.adapter == "aiomqtt" and any(route.qos == 1 for route in config.routes.values()):
+        problem = "aiomqtt acknowledges before a message is on disk: a crash may lose QoS 1 messages; mqttium does not"
+        yield Finding(path=("source", "adapter"), problem=problem, is_warning=True)
+    if config.web.enabled and not is_loopback(config.web.host):
+        problem = (
+            "not a loopback address: whoever reaches this port reads results, topics and metrics without a password"
+        )
+        yield Finding(path=("web", "host"), problem=problem, is_warning=True)
+    for name, route in config.routes.items():
+        if route.when_full == "block":
+            problem = (
+                "a gateway that stops acknowledging for long harms every publisher on the bus (Mosquitto cuts them off)"
+            )
+            yield Finding(path=("routes", name, "when_full"), problem=problem, is_warning=True)
+        if not route.live and not route.sinks:
+            problem = "results go nowhere: neither `live` nor `sinks`"
+            yield Finding(path=("routes", name), problem=problem, is_warning=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
