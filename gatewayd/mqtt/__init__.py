@@ -1,0 +1,1 @@
+"""Adapters of the Source seam: the local MQTT bus."""

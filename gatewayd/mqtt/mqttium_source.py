@@ -1,0 +1,394 @@
+"""The default Source: MQTTium. A QoS 1 message gets its PUBACK when its receipt comes back, in order of arrival.
+
+Every connection has a client of its own, so nothing of an old connection can answer for a new one: what the broker
+delivers again is compared by content as well as by packet identifier, even when the broker came back with an older
+state of itself. What our hands still hold is not handed out a second time (see receipts.py).
+
+The client's own queue is short and counts messages; the bound in bytes is ours (waiting.py), because MQTTium answers a
+message larger than its byte bound by ending the connection, for ever again.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import structlog
+from mqttium import (
+    ConnectRefusedError,
+    MQTTError,
+    MQTTProtocolVersion,
+    MQTTTimeoutError,
+    ProtocolError,
+    QoS,
+    SubscribeError,
+)
+from mqttium.api import AsyncClient, PublishMessage
+from mqttium.packets import ConnAckPacket, SubscribeOptions
+from mqttium.types import Message, Properties
+
+from gatewayd.config import schema
+from gatewayd.errors import ConfigError
+from gatewayd.keys import KeyMaker, identity, publisher_key
+from gatewayd.mqtt import connect
+from gatewayd.mqtt.receipts import Receipts
+from gatewayd.mqtt.waiting import Waiting
+from gatewayd.ports import Clock, Draw, RawMessage
+from gatewayd.retry import Backoff
+
+log = structlog.get_logger(__name__)
+
+_MAX_CLIENT_QUEUE = 64  # messages between the client's reader and our pump; they wait beside `max_waiting_messages`
+_MAX_INFLIGHT = 65_535  # all packet identifiers: a broker that overruns a smaller Receive Maximum must not be punished
+_FAREWELL_S = 1.0  # how long a clean stop waits for the broker to take "offline"; after that the Last Will says it
+
+
+class MqttiumSource:
+    """Implements ports.Source.
+
+    Args:
+        config: the `[source]` table.
+        gateway: the gateway's id, for the client id and the status topic.
+        filters: topic filters to subscribe to, each with its QoS (0 or 1).
+        password: the resolved password, or None.
+        keys: makes keys for messages whose publisher gave them none.
+        clock: time of arrival, age of a connection, the pause before the next attempt.
+        draw: chance for that pause.
+        birth: makes the retained status that says we are online.
+        on_event: told of "connected", "lost" (cause), "retry" (delay_s), "duplicate" and "dropped" (reason).
+    """
+
+    acks_after_commit = True
+
+    def __init__(
+        self,
+        config: schema.Source,
+        *,
+        gateway: str,
+        filters: Sequence[tuple[str, int]],
+        password: str | None,
+        keys: KeyMaker,
+        clock: Clock,
+        draw: Draw,
+        birth: Callable[[], bytes] = connect.plain_birth,
+        on_event: connect.OnEvent = connect.ignore_event,
+    ) -> None:
+        self._config = config
+        self._gateway = gateway
+        self._filters = [(connect.shared_filter(config, name), qos) for name, qos in filters]
+        self._password = password
+        self._keys = keys
+        self._clock = clock
+        self._draw = draw
+        self._status = connect.status(config, gateway, birth)
+        self._on_event = on_event
+        self._is_v5 = config.protocol == "5"
+        self._waiting = Waiting(config.max_waiting_messages, config.max_waiting_bytes)
+        self._receipts: Receipts[Message] = Receipts()
+        self._client: AsyncClient | None = None
+        self._is_subscribed = False
+        self._is_ack_due = False  # a message came again that has passed its durable point
+        self.duplicates = 0  # redeliveries of messages that were still in our hands
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker can be reached now."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def protocol(self) -> int:
+        """5 or 4 (3.1.1)."""
+        return 5 if self._is_v5 else 4
+
+    async def run(self) -> None:
+        """Keep the connection until cancelled. Raises ConfigError on what no retry mends."""
+        tls = connect.tls_context(self._config.tls, "source.tls")
+        wish = self._config.reconnect
+        backoff = Backoff(wish.initial_s, wish.max_s, wish.stable_s)
+        while True:
+            client = self._new_client()
+            lost = asyncio.Event()
+            client.on_disconnect = lambda _cause, lost=lost: lost.set()
+            connack = await self._open(client, tls)
+            if connack is not None:
+                backoff.connected(self._clock.monotonic())
+                await self._serve(client, connack, lost)
+                backoff.lost(self._clock.monotonic())
+            delay_s = backoff.next_delay_s(self._draw())
+            self._on_event("retry", {"delay_s": delay_s})
+            await self._clock.sleep(delay_s)
+
+    def messages(self) -> AsyncIterator[RawMessage]:
+        """Messages in order of arrival, over reconnects; for one reader."""
+        return self._waiting.take()
+
+    async def ack(self, receipts: Sequence[Any]) -> None:
+        """These messages have passed their durable point; None among them is passed over."""
+        self._receipts.ack(receipt for receipt in receipts if receipt is not None)
+        await self._send_acks()
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        content_type: str = "",
+        properties: Sequence[tuple[str, str]] = (),
+    ) -> bool:
+        """Hand a message to the connection. False when it takes none now, or not this one (too large, bad topic)."""
+        client = self._client
+        if client is None or not client.is_connected:
+            return False
+        try:
+            client.publish_nowait(
+                topic, payload, qos=qos, retain=retain, properties=self._properties(content_type, properties)
+            )
+        except MQTTError:
+            return False
+        return True
+
+    async def pause(self) -> None:
+        """Give out no message any more; acknowledging goes on."""
+        self._waiting.pause()
+
+    # --- one connection
+
+    def _new_client(self) -> AsyncClient:
+        config, will = self._config, self._status
+        lasting = Properties({"session_expiry_interval": config.session_expiry_s}) if self._is_v5 else None
+        return AsyncClient(
+            connect.client_id(config, self._gateway),
+            protocol=MQTTProtocolVersion.MQTTv5 if self._is_v5 else MQTTProtocolVersion.MQTTv311,
+            clean_start=False,
+            keepalive=config.keepalive_s,
+            ping_timeout=config.keepalive_s / 2,
+            username=config.username,
+            password=self._password,
+            connect_properties=lasting,
+            will=PublishMessage(will.topic, will.offline, qos=1, retain=True) if will else None,
+            maximum_packet_size=connect.MAX_PACKET_BYTES,
+            max_inbound_inflight=_MAX_INFLIGHT,
+            manual_ack=True,
+            max_iterator_messages=min(_MAX_CLIENT_QUEUE, config.max_waiting_messages),
+            max_iterator_bytes=None,
+        )
+
+    async def _open(self, client: AsyncClient, tls: Any) -> ConnAckPacket | None:
+        """The broker's answer, or None when there is no connection."""
+        config = self._config
+        try:
+            if config.unix_socket:
+                return await client.connect_unix(config.unix_socket, timeout=config.connect_timeout_s)
+            return await client.connect(config.host, config.port, ssl=tls, timeout=config.connect_timeout_s)
+        except UnicodeError as exc:  # a host name that no resolver takes
+            raise ConfigError("source.host", f"{config.host!r} is no host name: {exc}") from exc
+        except (MQTTError, OSError) as exc:
+            self._report_failure(exc)
+            return None
+
+    def _report_failure(self, exc: Exception) -> None:
+        self._on_event("lost", {"cause": type(exc).__name__})
+        reason_code = exc.reason_code if isinstance(exc, ConnectRefusedError) else None
+        hint = connect.hint(self._config.protocol, reason_code)
+        if hint:
+            log.error("the broker refused the connection", cause=str(exc), hint=hint)
+        else:
+            log.warning("the broker cannot be reached", broker=self._broker, cause=str(exc) or type(exc).__name__)
+
+    async def _serve(self, client: AsyncClient, connack: ConnAckPacket, lost: asyncio.Event) -> None:
+        """Stay with a connection until it is lost. Cancelled: say that we are offline, and leave."""
+        self._receipts.connected(session_present=connack.session_present)
+        self._client = client
+        self._on_event("connected", {"session_present": connack.session_present})
+        log.info("connected to the broker", broker=self._broker, session_present=connack.session_present)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self._pump(client), name="source-pump"),
+                    tasks.create_task(self._greet(client, connack, lost), name="source-greet"),
+                    tasks.create_task(self._stay_alive(client), name="source-stay-alive"),
+                ]
+                await lost.wait()
+                for task in running:
+                    task.cancel()
+        except asyncio.CancelledError:
+            await self._leave(client)
+            raise
+        await self._lose(client)
+
+    async def _pump(self, client: AsyncClient) -> None:
+        """Take messages from the client; when too many wait, the client stops reading its socket."""
+        async for message in client.messages():
+            if not self._take(message):
+                await self._waiting.room()
+            if self._is_ack_due:
+                await self._send_acks()
+
+    async def _greet(self, client: AsyncClient, connack: ConnAckPacket, lost: asyncio.Event) -> None:
+        try:
+            if not (connack.session_present and self._is_subscribed):
+                await self._subscribe(client)
+            await self._announce(client)
+        except MQTTError as exc:  # the link broke meanwhile, or the broker does not answer: start anew
+            log.warning("subscribing failed", broker=self._broker, cause=str(exc) or type(exc).__name__)
+            await client.disconnect()
+            lost.set()
+
+    async def _subscribe(self, client: AsyncClient) -> None:
+        # MQTT 5: retained messages come with a new subscription only, not with each connection.
+        wishes = [
+            (name, SubscribeOptions(qos=QoS(qos), retain_handling=1) if self._is_v5 else qos)
+            for name, qos in self._filters
+        ]
+        if not wishes:
+            return
+        try:
+            await self._await_suback(client, wishes)
+        except SubscribeError as exc:
+            refused = [name for (name, _), code in zip(wishes, exc.result.reason_codes, strict=True) if code >= 0x80]
+            log.error(  # noqa: TRY400 an operator has to act, not a programmer
+                "the broker refused subscriptions",
+                filters=refused,
+                hint="let this user read these topics in the broker's access rules, or take them out of the routes",
+            )
+        else:
+            self._is_subscribed = True
+
+    async def _await_suback(self, client: AsyncClient, wishes: list[tuple[str, Any]]) -> None:
+        while True:
+            try:
+                await client.subscribe(wishes, timeout=self._config.connect_timeout_s)
+            except MQTTTimeoutError:
+                if not self._waiting.is_full:
+                    raise
+                continue  # we are held back, so the answer waits unread behind messages
+            return
+
+    async def _announce(self, client: AsyncClient) -> None:
+        if self._status is not None:
+            await client.publish(self._status.topic, self._status.birth(), qos=1, retain=True)
+
+    async def _stay_alive(self, client: AsyncClient) -> None:
+        """Be heard by the broker while intake holds us back.
+
+        An unread socket hides the answer to a ping, MQTTium sends no second one before it, and the broker would hang up
+        after one and a half times `keepalive_s`. Any packet of ours tells it that we are there.
+        """
+        while True:
+            await asyncio.sleep(self._config.keepalive_s / 2)
+            if self._waiting.is_full:
+                await self._speak(client)
+
+    async def _speak(self, client: AsyncClient) -> None:
+        topic = self._status.topic if self._status else f"gatewayd/{self._gateway}/status"
+        payload = self._status.birth() if self._status else b""
+        try:
+            client.publish_nowait(topic, payload, qos=0, retain=self._status is not None)
+        except MQTTError as exc:
+            log.debug("no sign of life sent", cause=str(exc))
+
+    async def _lose(self, client: AsyncClient) -> None:
+        self._client = None
+        stats = client.stats()
+        cause = stats.last_disconnect_error or "connection closed"
+        hint = connect.hint(self._config.protocol, stats.last_disconnect_reason_code)
+        self._on_event("lost", {"cause": cause.partition(":")[0]})
+        (log.error if hint else log.warning)("lost the broker", broker=self._broker, cause=cause, hint=hint or None)
+        await client.disconnect()
+        async for message in client.messages():  # what was read before: the iterator ends with the last of it
+            if not self._waiting.is_full:
+                self._take(message)
+            elif message.mid is None:  # QoS 0; a QoS 1 message comes again
+                self._on_event("dropped", {"reason": "connection_lost"})
+
+    async def _leave(self, client: AsyncClient) -> None:
+        self._client = None
+        try:
+            async with asyncio.timeout(_FAREWELL_S):
+                if self._status is not None and client.is_connected:
+                    receipt = await client.publish(self._status.topic, self._status.offline, qos=1, retain=True)
+                    await receipt.wait()
+        except (MQTTError, TimeoutError) as exc:
+            log.warning("could not say goodbye to the broker", cause=str(exc) or type(exc).__name__)
+        await client.disconnect()
+
+    # --- one message
+
+    def _take(self, message: Message) -> bool:
+        """Put a message with those that wait; whether there is room for another."""
+        mid, topic, payload = message.mid, message.topic, message.payload
+        receipt = None
+        same = b""
+        if mid is not None:
+            same = identity(mid, topic, payload)
+            if message.dup and self._is_in_our_hands(mid, same, message):
+                return not self._waiting.is_full
+            receipt = self._receipts.add(mid, same, message)
+        content_type, key = "", ""
+        properties: tuple[tuple[str, str], ...] = ()
+        if message.properties:
+            content_type, properties, key = _read_properties(topic, message.properties)
+        return self._waiting.put(
+            RawMessage(
+                topic=topic,
+                payload=payload,
+                time=self._clock.now(),
+                key=key or self._keys.next(),
+                qos=0 if mid is None else 1,
+                retain=message.retain,
+                dup=message.dup,
+                content_type=content_type,
+                properties=properties,
+                identity=same,
+                receipt=receipt,
+            )
+        )
+
+    def _is_in_our_hands(self, mid: int, same: bytes, message: Message) -> bool:
+        receipt = self._receipts.rebind(mid, same, message)
+        if receipt is None:
+            return False
+        self.duplicates += 1
+        self._on_event("duplicate", {})
+        self._is_ack_due = self._is_ack_due or receipt.is_acked
+        return True
+
+    async def _send_acks(self) -> None:
+        self._is_ack_due = False
+        client = self._client
+        if client is None:
+            return
+        for receipt, handle in self._receipts.ready():
+            try:
+                await client.ack(handle)
+            except ProtocolError:  # of another connection: the message comes again, or the broker has forgotten it
+                continue
+            except MQTTError:
+                self._receipts.keep(receipt)
+                return
+
+    def _properties(self, content_type: str, properties: Sequence[tuple[str, str]]) -> Properties | None:
+        if not self._is_v5 or not (content_type or properties):
+            return None
+        values: dict[str, Any] = {}
+        if content_type:
+            values["content_type"] = content_type
+        if properties:
+            values["user_property"] = tuple(properties)
+        return Properties(values)
+
+    @property
+    def _broker(self) -> str:
+        return self._config.unix_socket or f"{self._config.host}:{self._config.port}"
+
+
+def _read_properties(topic: str, found: Properties) -> tuple[str, tuple[tuple[str, str], ...], str]:
+    """Content type, user properties, and the key when the publisher named the message (CloudEvents binary mode)."""
+    content_type = found.get("content_type", "")
+    properties: tuple[tuple[str, str], ...] = found.get("user_property", ())
+    if not properties:
+        return content_type, (), ""
+    attributes = dict(properties)
+    id_, source = attributes.get("id"), attributes.get("source")
+    return content_type, properties, publisher_key(topic, source, id_) if id_ and source else ""

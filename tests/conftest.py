@@ -1,0 +1,62 @@
+"""Fixtures for every test folder: real brokers, and the daemon's clock as it is in production."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sim.mosquitto import Mosquitto, find_mosquitto
+
+
+class RealClock:
+    """ports.Clock on the machine's own clocks."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@pytest.fixture
+def real_clock() -> RealClock:
+    return RealClock()
+
+
+@pytest.fixture(scope="session")
+def mosquitto_binary() -> str:
+    binary = find_mosquitto()
+    if binary is None:
+        pytest.skip("mosquitto is not installed: apt install mosquitto")
+    return binary
+
+
+@pytest.fixture(scope="session")
+def mosquitto(mosquitto_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    """One broker for all tests that leave it as it is; each test has topics and client ids of its own."""
+    broker = Mosquitto(tmp_path_factory.mktemp("mosquitto"))
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def new_mosquitto(mosquitto_binary: str, tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """Makes and starts brokers that a test may stop, kill and pause. Takes the arguments of `Mosquitto`."""
+    brokers: list[Mosquitto] = []
+
+    def make(**options: Any) -> Mosquitto:
+        broker = Mosquitto(tmp_path / f"broker{len(brokers)}", **options)
+        brokers.append(broker)
+        broker.start()
+        return broker
+
+    yield make
+    for broker in brokers:
+        broker.kill()
