@@ -1,0 +1,40 @@
+"""Transport security of a sink, from its config table."""
+
+import ssl
+
+from gatewayd.config.schema import Tls
+from gatewayd.errors import ConfigError
+
+
+def tls_context(tls: Tls | None, key: str) -> ssl.SSLContext:
+    """The context `[<key>]` asks for; without one the system's authorities are trusted.
+
+    Raises ConfigError for a file that cannot be read or is no PEM.
+    """
+    context = ssl.create_default_context()
+    if tls is None:
+        return context
+    if tls.ca_file:
+        context = ssl.create_default_context(cafile=_readable(tls.ca_file, f"{key}.ca_file"))
+    if tls.cert_file:
+        _load_own(context, tls, key)
+    if tls.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _readable(path: str, key: str) -> str:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as exc:  # ssl.SSLError is one
+        raise ConfigError(key, f"cannot be used as PEM file of authorities: {exc.strerror or exc}") from exc
+    return path
+
+
+def _load_own(context: ssl.SSLContext, tls: Tls, key: str) -> None:
+    assert tls.cert_file is not None  # noqa: S101  the caller looked
+    try:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as exc:
+        raise ConfigError(f"{key}.cert_file", f"cannot be used with key_file: {exc.strerror or exc}") from exc

@@ -1,0 +1,173 @@
+"""Uplink: move results from the spool to the sink, oldest first within a route, at least once.
+
+A result leaves the spool in exactly two ways: the sink stored it, or refused it for good (a dead letter). Everything
+else is a retry, for ever. No I/O here: see the protocols.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from gatewayd.delivery import Delivery, Part, Settled
+from gatewayd.errors import BatchRefused, BatchTooLarge, ConfigError, SinkUnavailable
+from gatewayd.gate import Gate, GateReport, Room, Standing, reason_of
+from gatewayd.ports import Clock, Draw, Sink, Spool, StoredResult
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UplinkConfig:
+    """The limits of one sink's uplink: those of `[sinks.<name>]`, `[spool]` and `[log]` that concern it."""
+
+    max_batch: int = 256
+    max_batch_bytes: int = 524_288
+    max_probe: int = 16  # most results in the request that asks whether a sink is back
+    timeout_s: float = 30.0
+    retry_max_s: float = 300.0
+    lease_s: float = 120.0
+    repeat_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.timeout_s >= self.lease_s:
+            raise ConfigError("sinks.<name>.timeout_s", f"must be shorter than spool.lease_s ({self.lease_s:g} s)")
+
+
+class UplinkReport(GateReport, Protocol):
+    """Who counts what the uplink does."""
+
+    def sent(self, sink: str, route: str, n: int, n_bytes: int, seconds: float) -> None:
+        """A request was answered with "stored": `n` results with `n_bytes` of data, in `seconds`."""
+
+    def retried(self, sink: str, route: str, reason: str, delay_s: float) -> None:
+        """A request was not confirmed; its results are due again after `delay_s`."""
+
+    def refused(self, sink: str, route: str, n: int) -> None:
+        """`n` results were refused for good and buried."""
+
+    def upload(self, sink: str, route: str, results: Sequence[StoredResult]) -> AbstractContextManager[object]:
+        """Around one request: the place for a span, with links to the results' own traces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Uplink:
+    """What the tasks of one sink share."""
+
+    sink_name: str
+    spool: Spool
+    sink: Sink
+    config: UplinkConfig
+    clock: Clock
+    report: UplinkReport
+    gate: Gate
+    room: Room
+
+
+async def run_uplink(
+    sink_name: str,
+    routes: Sequence[str],
+    spool: Spool,
+    sink: Sink,
+    config: UplinkConfig,
+    *,
+    draw: Draw,
+    clock: Clock,
+    report: UplinkReport,
+) -> None:
+    """Run until cancelled. One task a route: order within a route, none between routes."""
+    gate = Gate(
+        sink_name, retry_max_s=config.retry_max_s, repeat_s=config.repeat_s, draw=draw, clock=clock, report=report
+    )
+    room = Room(max_batch=config.max_batch, max_batch_bytes=config.max_batch_bytes, max_probe=config.max_probe)
+    up = _Uplink(
+        sink_name=sink_name, spool=spool, sink=sink, config=config, clock=clock, report=report, gate=gate, room=room
+    )
+    async with asyncio.TaskGroup() as tasks:
+        for route in routes:
+            tasks.create_task(_run_route(up, route), name=f"uplink[{sink_name}/{route}]")
+
+
+async def _run_route(up: _Uplink, route: str) -> None:
+    # Being cancelled is the same as losing power: the lease lapses, the results are sent again, and their ids make
+    # that harmless. So nothing here is shielded or cleaned up.
+    standing, settled = Standing(route), Settled()
+    while True:
+        await up.gate.wait()
+        limit, max_bytes = up.room.limits(probe=up.gate.is_away)
+        lease = await up.spool.lease(up.sink_name, route, limit=limit, max_bytes=max_bytes)
+        if up.gate.is_away and len(lease.results) > up.room.limits(probe=True)[0]:
+            await up.spool.nack(lease, delay_s=0.0)  # it went away while we waited: ask for it with less
+            continue
+        delivery = Delivery(lease.results, settled)
+        delay_s = await _deliver(up, standing, delivery)
+        if delay_s is not None:
+            await up.spool.nack(lease, delay_s=delay_s)
+            continue
+        refused = delivery.outcome()
+        await up.spool.ack(lease, refused=refused)
+        if refused:
+            _tell_refused(up, route, refused)
+
+
+async def _deliver(up: _Uplink, standing: Standing, delivery: Delivery) -> float | None:
+    """Send part after part; None when all are settled, else seconds until the lease's results are due again."""
+    began_s = up.clock.monotonic()
+    n_requests = 0
+    while part := delivery.next():
+        # A lease must not lapse in our hands. What is settled stays settled, so each turn makes progress.
+        if n_requests and up.clock.monotonic() - began_s + up.config.timeout_s > up.config.lease_s:
+            return 0.0
+        ticket = up.gate.enter()
+        if ticket is None:
+            return 0.0  # not the time: `gate.wait` says when
+        n_requests += 1
+        delay_s = await _send(up, standing, delivery, part, ticket)
+        if delay_s is not None:
+            return delay_s
+    return None
+
+
+async def _send(up: _Uplink, standing: Standing, delivery: Delivery, part: Part, ticket: int) -> float | None:
+    """Send one part and settle it; seconds to wait when the sink did not confirm it."""
+    began_s = up.clock.monotonic()
+    was_away = up.gate.is_away
+    try:
+        with up.report.upload(up.sink_name, standing.route, part):
+            async with asyncio.timeout(up.config.timeout_s):
+                refused = await up.sink.send(part)
+    except (SinkUnavailable, TimeoutError) as exc:
+        if isinstance(exc, TimeoutError) and not was_away:
+            up.room.shrink()  # perhaps the link is too slow for so much
+        delay_s = up.gate.failed(ticket, standing, exc)
+        up.report.retried(up.sink_name, standing.route, reason_of(exc), delay_s)
+        return delay_s
+    except BatchTooLarge:
+        up.room.shrink()
+        delivery.too_large()
+    except BatchRefused as exc:
+        delivery.refused(str(exc))
+    else:
+        delivery.stored(refused)
+        up.room.fitted()
+        n_bytes = sum(len(result.data) for result in part)
+        up.report.sent(up.sink_name, standing.route, len(part), n_bytes, up.clock.monotonic() - began_s)
+    up.gate.worked(ticket, standing)
+    return None
+
+
+def _tell_refused(up: _Uplink, route: str, refused: dict[str, str]) -> None:
+    up.report.refused(up.sink_name, route, len(refused))
+    key, why = next(iter(refused.items()))
+    log.error(
+        "sink refused results for good",
+        sink=up.sink_name,
+        route=route,
+        n=len(refused),
+        first_key=key,
+        first_reason=why.partition(":")[0],  # what follows are the far side's words, and may quote the data
+        hint="they are dead letters now: `gatewayd dead list`",
+    )
