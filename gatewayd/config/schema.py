@@ -112,6 +112,14 @@ class Models(Section, frozen=True):
         float,
         Meta(gt=0, le=3600, description="Highest pause before a worker that crashed is started again, in seconds."),
     ] = 60.0
+    worker_grace_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=600,
+            description="A worker that has not answered this long after a call's time-out hangs and is killed, in seconds.",
+        ),
+    ] = 5.0
 
 
 class Handlers(Section, frozen=True):
