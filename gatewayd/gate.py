@@ -19,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 _GROW_AFTER = 8  # requests in a row that fitted before a larger one is tried
 _MAX_HALVINGS = 20
+_HEAD_START_S = 1.0  # after a failed request the other routes may ask this much earlier than the one that failed
 _MIN_ASKED_S = 1.0  # a Retry-After below this is no pause: our own backoff then holds as well
 
 
@@ -99,6 +100,8 @@ class Gate:
         self._away_since_s = 0.0
         self._due_at_s = 0.0
         self._probe: asyncio.Event | None = None  # set when the probe under way is answered
+        self._waiting: set[str] = set()  # routes held up while the sink is away
+        self._last_failed = ""
         self._lone: str | None = None  # the one route that fails while the sink is there
         self._logged_at_s = float("-inf")
         self._logged_reason = ""
@@ -108,15 +111,17 @@ class Gate:
         """Whether the sink failed to answer and has not answered since."""
         return self._attempts > 0
 
-    async def wait(self) -> None:
+    async def wait(self, standing: Standing) -> None:
         """Return when the sink is there, or when it is time to ask for it."""
+        self._waiting.add(standing.route)
         while self.is_away:
             if self._probe is not None:
                 await self._probe.wait()
-            elif (rest_s := self._due_at_s - self._clock.monotonic()) > 0:
+            elif (rest_s := self._due_at_s + self._head_start_s(standing) - self._clock.monotonic()) > 0:
                 await self._clock.sleep(rest_s)
             else:
-                return
+                break
+        self._waiting.discard(standing.route)
 
     def enter(self) -> int | None:
         """A ticket for one request; None when this is not the time."""
@@ -154,7 +159,14 @@ class Gate:
             delay_s = self._delay_s(standing.failures, asked_s)
             self._say(cause, now_s, route=standing.route, attempts=standing.failures, delay_s=round(delay_s, 3))
             return delay_s
+        self._last_failed = standing.route
         return self._close(cause, now_s, asked_s)
+
+    def _head_start_s(self, standing: Standing) -> float:
+        # Else the route that failed would be the one that asks again, for ever, though it may be its own results that
+        # the far side chokes on. A head start, and not a turn: the others may have nothing left to send by then.
+        others = self._waiting - {standing.route}
+        return _HEAD_START_S if others and standing.route == self._last_failed else 0.0
 
     def _close(self, cause: Exception, now_s: float, asked_s: float | None) -> float:
         went_away = not self.is_away

@@ -96,7 +96,7 @@ async def _run_route(up: _Uplink, route: str) -> None:
     # that harmless. So nothing here is shielded or cleaned up.
     standing, settled = Standing(route), Settled()
     while True:
-        await up.gate.wait()
+        await up.gate.wait(standing)
         limit, max_bytes = up.room.limits(probe=up.gate.is_away)
         lease = await up.spool.lease(up.sink_name, route, limit=limit, max_bytes=max_bytes)
         if up.gate.is_away and len(lease.results) > up.room.limits(probe=True)[0]:
