@@ -32,7 +32,9 @@ class Session(Protocol):
     def stats(self) -> Mapping[str, float]: ...
 
 
-Factory = Callable[[Bundle, Files, schema.Models, OnEvent], Session]
+# The files are verified by calling: once by a session that loads once, before every start by one that restarts.
+Verify = Callable[[], Files]
+Factory = Callable[[Bundle, Verify, schema.Models, OnEvent], Session]
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,16 +49,16 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
-def _load_onnx(bundle: Bundle, files: Files, config: schema.Models, _on_event: OnEvent) -> Session:
+def _load_onnx(bundle: Bundle, verify: Verify, config: schema.Models, _on_event: OnEvent) -> Session:
     from gatewayd.runtimes.onnx import load
 
-    return load(bundle, files, config)
+    return load(bundle, verify(), config)
 
 
-def _load_worker(bundle: Bundle, files: Files, config: schema.Models, on_event: OnEvent) -> Session:
+def _load_worker(bundle: Bundle, verify: Verify, config: schema.Models, on_event: OnEvent) -> Session:
     from gatewayd.runtimes.worker import load
 
-    return load(bundle, files, config, on_event)
+    return load(bundle, verify, config, on_event)
 
 
 FACTORIES: Mapping[Runtime, Factory] = {"onnx": _load_onnx, "xllamacpp": _load_worker, "llama_cpp": _load_worker}
@@ -186,6 +188,10 @@ class _StoredModel:
     def verify(self) -> None:
         self._files = self._verifier.verify(self._bundle)
 
+    def _verified(self) -> Files:
+        """Again, for the files may have been exchanged since; costs nothing when they were not."""
+        return self._verifier.verify(self._bundle)
+
     def file(self, role: str) -> str:
         """Absolute path of the verified file with that role. Raises ModelError when the bundle has none."""
         path = self._files.get(role)
@@ -228,8 +234,7 @@ class _StoredModel:
     def _load_now(self) -> Session:
         manifest = self._bundle.manifest
         try:
-            files = self._verifier.verify(self._bundle)  # again: it may have been exchanged since `get`
-            session = self._factories[manifest.runtime](self._bundle, files, self._config, self._on_event)
+            session = self._factories[manifest.runtime](self._bundle, self._verified, self._config, self._on_event)
         except (ModelError, ConfigError):
             self._on_event(self.name, "load_failed")
             raise

@@ -23,3 +23,4 @@ class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     gpu_layers: Annotated[int, Meta(ge=0, le=10000)] = 0  # layers put on a GPU, where the library was built for one
     swa_full: bool = True  # keep the whole cache of sliding-window models: without it Gemma 3 reuses no prefix
     memory_map: bool = True  # False: read the weights into memory (cards that read slowly in pieces)
+    prompt_cache_bytes: Annotated[int, Meta(ge=0)] = 0  # memory for the states of prompts whose slot went to another

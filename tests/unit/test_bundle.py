@@ -34,7 +34,8 @@ class RecordingFactory:
         self.seen: list[str] = []
         self.sessions: list[RecordingSession] = []
 
-    def __call__(self, bundle: Any, files: Any, config: Any, on_event: Any) -> RecordingSession:
+    def __call__(self, bundle: Any, verify: Any, config: Any, on_event: Any) -> RecordingSession:
+        verify()
         self.seen.append(bundle.manifest.name)
         self.sessions.append(RecordingSession())
         return self.sessions[-1]

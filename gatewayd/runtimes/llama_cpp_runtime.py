@@ -1,0 +1,114 @@
+"""llama-cpp-python, inside the worker: for boards that compile their own llama.cpp (CUDA on a Jetson).
+
+Written against https://llama-cpp-python.readthedocs.io/en/latest/api-reference/ (0.3). One completion at a time: the
+library is not thread-safe. Of a prompt, what it shares with the one before is kept (`Llama.generate`).
+"""
+
+import json
+import threading
+import time
+from typing import Any
+
+from gatewayd.errors import RejectedError, TransientError
+from gatewayd.runtimes.protocol import Complete, Completed, Load
+
+
+class LlamaCppBackend:
+    """Implements worker_main.Backend."""
+
+    parallel = 1
+
+    def __init__(self, llama: Any, grammars: Any) -> None:
+        self.context_tokens: int = llama.n_ctx()
+        self._llama = llama
+        self._grammars = grammars
+        self._lock = threading.Lock()
+
+    def complete(self, call: Complete) -> Completed:
+        """Raises RejectedError when the prompt is too long or schema or grammar are none, TransientError when late."""
+        grammar = self._grammar(call)
+        with self._lock:
+            tokens = self._tokens(call.prompt)
+            if len(tokens) >= self.context_tokens:
+                raise RejectedError(
+                    f"the prompt ({len(tokens)} tokens) exceeds the context of {self.context_tokens}: "
+                    "shorten the prompt or raise session.context_tokens in model.toml",
+                    reason="context",
+                )
+            cached = self._shared_with_last(tokens)
+            chunks = self._llama.create_completion(
+                tokens,
+                max_tokens=call.max_tokens,
+                temperature=call.temperature,
+                seed=call.seed,
+                stop=list(call.stop),
+                grammar=grammar,
+                stream=True,
+            )
+            text, finish = _collect(chunks, call.deadline_s)
+            written = self._llama.n_tokens - len(tokens)
+        return Completed(
+            id=call.id,
+            text=text,
+            tokens_in=len(tokens),
+            tokens_out=max(written, 0),
+            tokens_cached=cached,
+            finish=finish,
+        )
+
+    def count_tokens(self, text: str) -> int:
+        with self._lock:
+            return len(self._tokens(text))
+
+    def _tokens(self, text: str) -> list[int]:
+        tokens: list[int] = self._llama.tokenize(text.encode(), add_bos=True, special=False)
+        return tokens
+
+    def _grammar(self, call: Complete) -> Any:
+        try:
+            if call.json_schema is not None:
+                return self._grammars.from_json_schema(json.dumps(call.json_schema), verbose=False)
+            return None if call.grammar is None else self._grammars.from_string(call.grammar, verbose=False)
+        except (ValueError, KeyError, TypeError, AssertionError) as exc:
+            raise RejectedError(f"schema or grammar cannot be used: {exc}", reason="grammar") from exc
+
+    def _shared_with_last(self, tokens: list[int]) -> int:
+        """How many tokens `Llama.generate` will reuse: the common prefix, and never the whole prompt."""
+        shared = 0
+        for old, new in zip(self._llama.input_ids[: self._llama.n_tokens], tokens[:-1], strict=False):
+            if old != new:
+                break
+            shared += 1
+        return shared
+
+
+def open_backend(load: Load) -> LlamaCppBackend:
+    """Load the model. What the library raises or prints reaches the daemon through stderr and the exit."""
+    import llama_cpp
+
+    options = load.options
+    llama = llama_cpp.Llama(
+        model_path=load.model_path,
+        n_ctx=options.context_tokens,
+        n_batch=options.batch_tokens,
+        n_threads=load.threads,
+        n_threads_batch=load.threads,
+        n_gpu_layers=options.gpu_layers,
+        use_mmap=options.memory_map,
+        swa_full=options.swa_full,
+        verbose=False,
+    )
+    return LlamaCppBackend(llama, llama_cpp.LlamaGrammar)
+
+
+def _collect(chunks: Any, deadline_s: float) -> tuple[str, str]:
+    """The text and why it ended. Raises TransientError when the deadline passes between two tokens."""
+    parts: list[str] = []
+    finish = "stop"
+    for chunk in chunks:
+        choice = chunk["choices"][0]
+        parts.append(choice["text"])
+        finish = choice["finish_reason"] or finish
+        if time.monotonic() > deadline_s and choice["finish_reason"] is None:
+            raise TransientError("the language model was not done within the time-out")
+    return "".join(parts), "length" if finish == "length" else "stop"

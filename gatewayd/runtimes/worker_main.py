@@ -1,0 +1,134 @@
+"""The worker: a process of its own that holds one language model and answers the daemon's calls.
+
+Invariant: it never outlives the daemon and never takes it along. A GGUF that aborts the process, a prompt that exhausts
+the memory, a bug in native code end this process alone.
+Started as `python -m gatewayd.runtimes.worker_main <descriptor> <pid of the daemon>`; its paths were verified.
+"""
+
+import ctypes
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from gatewayd.errors import GatewaydError, RejectedError
+from gatewayd.runtimes.protocol import (
+    Complete,
+    Completed,
+    Count,
+    Link,
+    Load,
+    Number,
+    Ping,
+    Ready,
+    Refused,
+    Reply,
+    Request,
+)
+from gatewayd.runtimes.protocol import Stats as StatsRequest
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_OOM_SCORE = "800"  # proc(5): of 1000; the kernel takes the worker before the daemon
+_NICENESS = 5
+
+_BACKENDS: Mapping[str, str] = {
+    "xllamacpp": "gatewayd.runtimes.xllamacpp_runtime",
+    "llama_cpp": "gatewayd.runtimes.llama_cpp_runtime",
+}
+
+
+class Backend(Protocol):
+    """A language model in this process. `open_backend(Load) -> Backend` of each module in _BACKENDS makes one."""
+
+    context_tokens: int
+    parallel: int  # how many completions may run at once
+
+    def complete(self, call: Complete) -> Completed: ...
+
+    def count_tokens(self, text: str) -> int: ...
+
+
+def main(descriptor: int, daemon_pid: int) -> int:
+    _die_with(daemon_pid)
+    _step_back()
+    link = Link(socket.socket(fileno=descriptor), Request)
+    load = link.receive()
+    if not isinstance(load, Load):
+        return 0
+    if load.max_memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (load.max_memory_bytes, load.max_memory_bytes))
+    backend: Backend = importlib.import_module(_BACKENDS[load.runtime]).open_backend(load)
+    link.send(Ready(context_tokens=backend.context_tokens))
+    _serve(link, backend)
+    return 0
+
+
+def _serve(link: Link, backend: Backend) -> None:
+    """Until the daemon hangs up. Completions run side by side; counting never waits for them."""
+    completions = ThreadPoolExecutor(backend.parallel, "complete")
+    counts = ThreadPoolExecutor(1, "count")
+    while (request := link.receive()) is not None:
+        match request:
+            case Complete():
+                completions.submit(_answer, link, request.id, partial(backend.complete, request))
+            case Count():
+                counts.submit(_answer, link, request.id, partial(_count, backend, request))
+            case Ping():
+                link.send(Number(id=request.id, value=0))
+            case StatsRequest():
+                link.send(Number(id=request.id, value=_resident_bytes()))
+
+
+def _count(backend: Backend, call: Count) -> Number:
+    return Number(id=call.id, value=backend.count_tokens(call.text))
+
+
+def _answer(link: Link, call_id: int, work: Callable[[], Reply]) -> None:
+    try:
+        reply = work()
+    except RejectedError as exc:
+        reply = Refused(id=call_id, problem=str(exc), reason=exc.reason)
+    except GatewaydError as exc:
+        reply = Refused(id=call_id, problem=str(exc))
+    except Exception as exc:  # the adapter's boundary: the native library may raise anything
+        reply = Refused(id=call_id, problem=f"{type(exc).__name__}: {exc}")
+    try:
+        link.send(reply)
+    except OSError:
+        os._exit(0)  # the daemon is gone
+
+
+def _die_with(daemon_pid: int) -> None:
+    """The kernel ends us with the daemon, even while native code holds the interpreter: prctl(2)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != daemon_pid:  # it died before we asked
+        os._exit(0)
+
+
+def _step_back() -> None:
+    # A service manager or a terminal tells every process of the group to end; the daemon drains first, then hangs up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    try:
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    except OSError as exc:
+        print(f"oom_score_adj cannot be set: {exc}", file=sys.stderr)  # a hardened container; no reason to stay away
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])  # proc(5): size resident shared …
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
+    sys.stderr.flush()
+    os._exit(0)  # native threads may be in the middle of a call that nobody waits for
