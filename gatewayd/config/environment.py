@@ -54,23 +54,29 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
-    """Where this gateway's files are. Nothing is created by asking."""
+    """Where this gateway's files are, all absolute, and its name. Nothing is created by asking."""
 
+    gateway: str
     config_dir: Path  # the folder of config.toml: what relative names in it start from
     state_dir: Path
     spool: Path
-    models_dir: Path
+    models: Path
+
+    def beside(self, name: str) -> Path:
+        """The file of that name; a relative one lies beside config.toml, and `~` is the home folder."""
+        return self.config_dir / Path(name).expanduser()
 
 
 def resolve_paths(config: Config, environment: Environment, config_path: Path | str) -> Paths:
-    """The absolute paths. Raises ConfigError when there is no folder to keep the spool in."""
+    """The paths. Raises ConfigError when there is no folder to keep the spool in."""
     beside = Path(config_path).absolute().parent
-    state_dir = beside / (config.gateway.state_dir or _default_state_dir(environment))
+    state_dir = beside / Path(config.gateway.state_dir or _default_state_dir(environment)).expanduser()
     return Paths(
+        gateway=gateway_id(config),
         config_dir=beside,
         state_dir=state_dir,
         spool=state_dir / "spool.db",
-        models_dir=beside / Path(config.models.dir).expanduser(),
+        models=beside / Path(config.models.dir).expanduser(),
     )
 
 

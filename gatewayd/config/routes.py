@@ -67,7 +67,7 @@ class WindowLimits(Section, frozen=True):
     """What belongs together in time. Its presence makes the route journaled."""
 
     every_s: Annotated[
-        Annotated[float, Meta(gt=0)] | None,
+        Annotated[float, Meta(ge=0.001)] | None,
         Meta(
             description="Length of a window, in seconds; windows are aligned to the epoch. Unset: cut by count alone.",
         ),
@@ -93,6 +93,13 @@ class WindowLimits(Section, frozen=True):
             description="A message whose window is already closed: goes into the next one (counted in it), is dropped (counted), or buried."
         ),
     ] = "next"
+    max_ahead_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="With the payload's own time: a time further than this ahead of the arrival is not believed, the time of arrival counts instead, in seconds.",
+        ),
+    ] = 3600.0
     idle_close_s: Annotated[
         float,
         Meta(

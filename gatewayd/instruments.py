@@ -1,0 +1,167 @@
+"""Every metric gatewayd has: the single definition, of which docs/reference/metrics.md is made.
+
+Names: `messaging.*` and `gen_ai.*` are OpenTelemetry's semantic conventions (messaging as of v1.44, GenAI as of v1.41;
+both in development), the rest is ours, `gatewayd.<noun>.<past verb>`. Attributes have few values: a route, a sink, a
+reason, never a topic.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+# Bounds of the conventions: messaging.process.duration and gen_ai.server.request.duration.
+MESSAGING_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+GEN_AI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+# fsync: 100 µs on a good SSD, seconds on an SD card that erases.
+COMMIT_SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+LAG_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instrument:
+    """One metric."""
+
+    name: str
+    kind: Kind
+    unit: str  # UCUM, as OpenTelemetry wants it: "s", "By", "{message}"
+    description: str
+    attributes: tuple[str, ...] = ()
+    fixed: Mapping[str, str] = field(default_factory=dict)  # attributes with the same value always
+    bounds: tuple[float, ...] = ()
+    same_as: str = ""  # counts what that one counts, under the convention's name
+
+    @property
+    def prometheus_name(self) -> str:
+        """The name on /metrics."""
+        suffix = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
+        name = self.name.replace(".", "_")
+        if not name.endswith(suffix):
+            name += suffix
+        return name + ("_total" if self.kind == "counter" else "")
+
+
+def _counter(name: str, unit: str, description: str, *attributes: str) -> Instrument:
+    return Instrument(name=name, kind="counter", unit=unit, description=description, attributes=attributes)
+
+
+def _gauge(name: str, unit: str, description: str, *attributes: str) -> Instrument:
+    return Instrument(name=name, kind="gauge", unit=unit, description=description, attributes=attributes)
+
+
+_COUNTERS = (
+    _counter("gatewayd.messages.received", "{message}", "Messages that came to a route.", "route"),
+    _counter("gatewayd.messages.handled", "{message}", "Messages a handler answered and that are done with.", "route"),
+    _counter("gatewayd.messages.journaled", "{message}", "Raw messages put into the journal before handling.", "route"),
+    _counter("gatewayd.messages.dropped", "{message}", "Messages lost on purpose.", "route", "reason"),
+    _counter("gatewayd.messages.buried", "{message}", "Messages put aside as dead letters.", "route", "reason"),
+    _counter("gatewayd.messages.duplicates", "{message}", "Redelivered messages that had been taken before."),
+    _counter("gatewayd.results.spooled", "{result}", "Results committed to the spool.", "route"),
+    _counter("gatewayd.results.delivered", "{result}", "Results a sink confirmed as stored.", "sink", "route"),
+    _counter(
+        "gatewayd.results.refused", "{result}", "Results a sink refused for good (dead letters).", "sink", "route"
+    ),
+    _counter("gatewayd.live.published", "{result}", "Results published at once on the local bus.", "route"),
+    _counter("gatewayd.live.failed", "{result}", "Live results that could not be handed to the bus.", "route"),
+    _counter("gatewayd.spool.evicted", "{row}", "Rows the spool gave up at its cap or their age.", "route", "reason"),
+    _counter("gatewayd.spool.commits", "{commit}", "Transactions of the spool's writer."),
+    _counter("gatewayd.spool.committed.works", "{work}", "Pieces of work committed; by commits: the group's size."),
+    _counter("gatewayd.spool.committed.results", "{result}", "Results in committed work."),
+    _counter("gatewayd.spool.committed", "By", "Bytes of committed work."),
+    _counter("gatewayd.spool.events", "{event}", "What else happened in the spool.", "event"),
+    _counter("gatewayd.uplink.sent", "By", "Bytes of results a sink confirmed.", "sink", "route"),
+    _counter("gatewayd.uplink.retries", "{request}", "Requests that were not confirmed.", "sink", "route", "reason"),
+    _counter("gatewayd.sink.outages", "{outage}", "Times a sink went away.", "sink", "reason"),
+    _counter("gatewayd.source.connects", "{connection}", "Connections made to the local bus."),
+    _counter("gatewayd.source.losses", "{connection}", "Connections to the local bus that were lost.", "cause"),
+    _counter("gatewayd.source.events", "{event}", "What else the source tells.", "event"),
+    _counter("gatewayd.model.events", "{event}", "Loads, crashes and restarts of models.", "model", "event"),
+    _counter(
+        "gatewayd.llm.tokens", "{token}", "Tokens: type is input, cached (part of input) or output.", "model", "type"
+    ),
+)
+
+_CONVENTIONS = (
+    Instrument(
+        name="messaging.client.consumed.messages",
+        kind="counter",
+        unit="{message}",
+        description="Messages that came to a route, under the convention's name.",
+        attributes=("route",),
+        fixed={"messaging.system": "mqtt", "messaging.operation.name": "process"},
+        same_as="gatewayd.messages.received",
+    ),
+    Instrument(
+        name="messaging.client.sent.messages",
+        kind="counter",
+        unit="{message}",
+        description="Live results published, under the convention's name.",
+        attributes=("route",),
+        fixed={"messaging.system": "mqtt", "messaging.operation.name": "publish"},
+        same_as="gatewayd.live.published",
+    ),
+    Instrument(
+        name="messaging.process.duration",
+        kind="histogram",
+        unit="s",
+        description="How long a handler took for a batch.",
+        attributes=("route",),
+        fixed={"messaging.system": "mqtt", "messaging.operation.name": "process"},
+        bounds=MESSAGING_SECONDS,
+    ),
+    Instrument(
+        name="gen_ai.server.request.duration",
+        kind="histogram",
+        unit="s",
+        description="How long a language model took for a completion.",
+        attributes=("gen_ai.request.model",),
+        fixed={"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": "llama_cpp"},
+        bounds=GEN_AI_SECONDS,
+    ),
+)
+
+_HISTOGRAMS = (
+    Instrument(
+        name="gatewayd.uplink.duration",
+        kind="histogram",
+        unit="s",
+        description="How long a sink took to confirm a batch.",
+        attributes=("sink",),
+        bounds=MESSAGING_SECONDS,
+    ),
+    Instrument(
+        name="gatewayd.spool.commit.duration",
+        kind="histogram",
+        unit="s",
+        description="How long a commit took, fsync included.",
+        bounds=COMMIT_SECONDS,
+    ),
+    Instrument(
+        name="gatewayd.loop.lag",
+        kind="histogram",
+        unit="s",
+        description="How late the event loop woke a timer: what blocks it shows here.",
+        bounds=LAG_SECONDS,
+    ),
+)
+
+_GAUGES = (
+    _gauge("gatewayd.build.info", "", "Always 1; the versions are in the attributes.", "version", "python", "sqlite"),
+    _gauge("gatewayd.source.connected", "", "1 while the local bus is connected, else 0."),
+    _gauge("gatewayd.sink.reachable", "", "1 while a sink confirms, 0 after it stopped to.", "sink"),
+    _gauge("gatewayd.queue.messages", "{message}", "Messages waiting in memory.", "route"),
+    _gauge("gatewayd.journal.messages", "{message}", "Messages waiting in the journal.", "route"),
+    _gauge("gatewayd.spool.pending", "{result}", "Results not yet delivered.", "sink"),
+    _gauge("gatewayd.spool.oldest.age", "s", "Age of the oldest result not yet delivered."),
+    _gauge("gatewayd.spool.size", "By", "All that the spool has on disk."),
+    _gauge("gatewayd.spool.limit", "By", "The cap, `spool.max_bytes`."),
+    _gauge("gatewayd.spool.wal", "By", "Of it: the write-ahead log."),
+    _gauge("gatewayd.dead_letters.kept", "{letter}", "Dead letters kept for a person."),
+    _gauge("gatewayd.worker.memory", "By", "Resident memory of a model's worker process.", "model"),
+    _gauge("gatewayd.process.memory", "By", "Resident memory of the daemon itself."),
+)
+
+INSTRUMENTS: Mapping[str, Instrument] = {
+    each.name: each for each in (*_COUNTERS, *_CONVENTIONS, *_HISTOGRAMS, *_GAUGES)
+}

@@ -1,0 +1,145 @@
+"""Logs: one JSON object a line for a machine, color for a person. Never a payload, never a secret.
+
+Under the journal a line begins with its syslog level (`<N>`, sd-daemon(3)) and has no time of its own: journald's do.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+from gatewayd.config.environment import Environment
+from gatewayd.config.schema import Log
+
+log = structlog.get_logger(__name__)
+
+Event = MutableMapping[str, Any]
+Processor = Callable[[Any, str, Event], Any]
+
+_MASKED_WORDS = frozenset({"password", "passwd", "token", "secret", "payload", "authorization", "credential"})
+_WORD = re.compile("[a-z]+")
+_SYSLOG = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+_MAX_KEYS = 1000  # of one RateLimited: keys come from config, this is for the day they do not
+
+
+def set_up(config: Log, environment: Environment, stream: TextIO | None = None) -> None:
+    """Send structlog's and the standard library's logs to `stream` (standard error) as the config says."""
+    out = stream or sys.stderr
+    in_journal = is_journal(out, environment)
+    as_json = config.format == "json" or (config.format == "auto" and not out.isatty())
+    shared = _shared(with_time=not in_journal)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(_level(config)),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(as_json, in_journal)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_level(config))
+
+
+def _shared(*, with_time: bool) -> list[Processor]:
+    steps: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        mask,
+    ]
+    if with_time:
+        steps.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+    return steps
+
+
+def _rendering(as_json: bool, in_journal: bool) -> list[Processor]:
+    if not as_json:
+        return [structlog.dev.ConsoleRenderer(colors=not in_journal)]
+    # One line an event: a traceback becomes a field of it.
+    render = structlog.processors.JSONRenderer(default=repr)
+    return [structlog.processors.format_exc_info, _with_syslog_level(render) if in_journal else render]
+
+
+def _with_syslog_level(render: Processor) -> Processor:
+    def prefixed(logger: Any, method: str, event: Event) -> str:
+        number = _SYSLOG.get(str(event.get("level", "info")), 6)
+        return f"<{number}>{render(logger, method, event)}"
+
+    return prefixed
+
+
+def mask(_logger: Any, _method: str, event: Event) -> Event:
+    """Hide what is named like a secret or a payload, should somebody log one."""
+    for key, value in event.items():
+        # A number is a count or a size: `payload_bytes` may be seen.
+        if not isinstance(value, int | float | None) and not _MASKED_WORDS.isdisjoint(_WORD.findall(key.lower())):
+            event[key] = "***"
+    return event
+
+
+def is_journal(stream: TextIO, environment: Environment) -> bool:
+    """Whether `stream` goes to journald: `$JOURNAL_STREAM` names its device and inode (systemd.exec(5))."""
+    if environment.journal_stream is None:
+        return False
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environment.journal_stream == f"{status.st_dev}:{status.st_ino}"
+
+
+def _level(config: Log) -> int:
+    return logging.getLevelNamesMapping()[config.level.upper()]
+
+
+class RateLimited:
+    """Says a failure once, then at most every `repeat_s` with the number left out, then that it is over."""
+
+    def __init__(self, repeat_s: float, monotonic: Callable[[], float]) -> None:
+        self._repeat_s = repeat_s
+        self._monotonic = monotonic
+        self._said: dict[str, _Failure] = {}
+
+    def log(self, key: str, event: str, *, level: str = "warning", **values: Any) -> None:
+        """Log `event` unless the same `key` was logged less than `repeat_s` ago."""
+        now = self._monotonic()
+        failure = self._said.get(key)
+        if failure is None:
+            if len(self._said) >= _MAX_KEYS:
+                self._said.pop(next(iter(self._said)))
+            self._said[key] = _Failure(now)
+            getattr(log, level)(event, **values)
+        elif now - failure.last_s >= self._repeat_s:
+            getattr(log, level)(event, left_out=failure.left_out, **values)
+            failure.last_s, failure.left_out, failure.n = now, 0, failure.n + 1
+        else:
+            failure.left_out += 1
+            failure.n += 1
+
+    def recovered(self, key: str, event: str, **values: Any) -> None:
+        """Log `event` if `key` had failed: how often, and for how long."""
+        failure = self._said.pop(key, None)
+        if failure is not None:
+            after_s = round(self._monotonic() - failure.first_s, 3)
+            log.info(event, failures=failure.n, after_s=after_s, **values)
+
+
+class _Failure:
+    """What was said about one failure, and what was not."""
+
+    __slots__ = ("first_s", "last_s", "left_out", "n")
+
+    def __init__(self, now: float) -> None:
+        self.first_s = self.last_s = now
+        self.left_out = 0
+        self.n = 1

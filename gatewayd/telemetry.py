@@ -1,0 +1,225 @@
+"""Every number and span gatewayd reports. Stages call a method that says what happened; no other file names a metric.
+
+A call costs a few hundred nanoseconds (a dictionary entry), one with a duration a few microseconds, so a stage makes
+one call a batch and not one a message.
+"""
+
+import platform
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from opentelemetry.trace import Tracer
+
+from gatewayd.config.environment import Environment
+from gatewayd.config.schema import Telemetry as TelemetryConfig
+from gatewayd.instruments import INSTRUMENTS
+from gatewayd.otel import Meters, Reading, build_meters, build_tracer, resource
+from gatewayd.ports import RawMessage, StoredResult
+from gatewayd.spans import NO_SPAN, BatchSpan, current_headers, process_span, upload_span
+
+
+class Telemetry:
+    """All that is counted, and the spans. Counters may be called from any thread."""
+
+    def __init__(self, meters: Meters, tracer: Tracer | None, *, max_links: int = 16) -> None:
+        """`tracer`: None makes no spans."""
+        self._meters = meters
+        self._tracer = tracer
+        self._max_links = max_links
+        self._end_tracer: Callable[[], None] = lambda: None
+        self._counts = meters.counts
+        self._fixed: dict[tuple[str, str], dict[str, str]] = {}  # attributes of histograms, made once
+        self._reachable: dict[tuple[str, ...], float] = {}
+        self._connected = 0.0
+        self.observe("gatewayd.source.connected", lambda: self._connected)
+        self.observe("gatewayd.sink.reachable", self._reachable.copy)
+
+    @classmethod
+    def build(cls, config: TelemetryConfig, environment: Environment, gateway: str, version: str) -> "Telemetry":
+        """Telemetry as configured. Starts the sending threads when there is an endpoint."""
+        endpoint = config.otlp_endpoint or environment.otlp_endpoint
+        who = resource(gateway, version)
+        meters = build_meters(config, endpoint, who)
+        telemetry = cls(meters, None, max_links=config.max_links)
+        if endpoint and config.traces:
+            telemetry._tracer, telemetry._end_tracer = build_tracer(endpoint, who)
+        versions = (version, platform.python_version(), _sqlite_version())
+        telemetry.observe("gatewayd.build.info", lambda: {versions: 1.0})
+        return telemetry
+
+    def shutdown(self) -> None:
+        """Send what is left: blocks for seconds when the endpoint is away, so call it in a thread."""
+        self._end_tracer()
+        self._meters.shutdown()
+
+    def prometheus(self) -> bytes:
+        """The text of /metrics. Blocks for milliseconds."""
+        return self._meters.prometheus()
+
+    def observe(self, name: str, callback: Callable[[], Reading]) -> None:
+        """What the gauge `name` reads: a number, or numbers by attribute values. Called from other threads."""
+        if INSTRUMENTS[name].kind != "gauge":
+            raise ValueError(f"{name} is no gauge")
+        self._meters.gauges[name] = callback
+
+    def total(self, name: str, *labels: str) -> float:
+        """What the counter has come to with these attribute values, for status pages and tests."""
+        return self._counts[name].copy().get(labels, 0.0)
+
+    # Intake and routes.
+
+    def message_received(self, route: str, n: int) -> None:
+        """`n` messages came to the route."""
+        self._counts["gatewayd.messages.received"].add((route,), n)
+
+    def handled(self, route: str, n: int) -> None:
+        """`n` messages are answered, and that is on disk."""
+        self._counts["gatewayd.messages.handled"].add((route,), n)
+
+    def journaled(self, route: str, n: int) -> None:
+        """`n` raw messages are in the journal."""
+        self._counts["gatewayd.messages.journaled"].add((route,), n)
+
+    def dropped(self, route: str, reason: str, n: int) -> None:
+        """`n` messages were lost on purpose."""
+        self._counts["gatewayd.messages.dropped"].add((route, reason), n)
+
+    def buried(self, route: str, reason: str, n: int) -> None:
+        """`n` messages became dead letters."""
+        self._counts["gatewayd.messages.buried"].add((route, reason), n)
+
+    def duplicates(self, n: int) -> None:
+        """`n` messages had been taken before."""
+        self._counts["gatewayd.messages.duplicates"].add((), n)
+
+    def spooled(self, route: str, n: int) -> None:
+        """`n` results are in the spool."""
+        self._counts["gatewayd.results.spooled"].add((route,), n)
+
+    def batch_handled(self, route: str, n: int, seconds: float) -> None:  # noqa: ARG002 - the count has its own metrics
+        """A handler answered a batch of `n` messages."""
+        self._record("messaging.process.duration", route, seconds)
+
+    def process(self, route: str, messages: Sequence[RawMessage]) -> AbstractContextManager[BatchSpan]:
+        """Around a handler's call: its span."""
+        if self._tracer is None:
+            return nullcontext(NO_SPAN)
+        return process_span(self._tracer, route, messages, self._max_links)
+
+    def live_published(self, route: str, n: int) -> None:
+        """`n` results went to the local bus."""
+        self._counts["gatewayd.live.published"].add((route,), n)
+
+    def live_failed(self, route: str, n: int) -> None:
+        """`n` live results found no bus."""
+        self._counts["gatewayd.live.failed"].add((route,), n)
+
+    # Spool.
+
+    def committed(self, works: int, results: int, n_bytes: int, seconds: float) -> None:
+        """One transaction of the writer."""
+        counts = self._counts
+        counts["gatewayd.spool.commits"].add((), 1)
+        counts["gatewayd.spool.committed.works"].add((), works)
+        counts["gatewayd.spool.committed.results"].add((), results)
+        counts["gatewayd.spool.committed"].add((), n_bytes)
+        self._record("gatewayd.spool.commit.duration", "", seconds)
+
+    def evicted(self, route: str, reason: str, n: int) -> None:
+        """The spool gave up `n` rows."""
+        self._counts["gatewayd.spool.evicted"].add((route, reason), n)
+
+    def spool_event(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """What the spool tells: "committed", "evicted" and "expired" by their own metrics, anything else by name."""
+        if name == "committed":
+            works, results = int(attributes.get("works", 0)), int(attributes.get("results", 0))
+            self.committed(works, results, int(attributes.get("bytes", 0)), float(attributes.get("seconds", 0.0)))
+        elif name in ("evicted", "expired"):
+            reason = str(attributes.get("reason", name))
+            self.evicted(str(attributes.get("route", "")), reason, int(attributes.get("n", 1)))
+        else:
+            self._counts["gatewayd.spool.events"].add((name,), int(attributes.get("n", 1)))
+
+    # Uplink.
+
+    def sent(self, sink: str, route: str, n: int, n_bytes: int, seconds: float) -> None:
+        """A sink confirmed `n` results."""
+        self._counts["gatewayd.results.delivered"].add((sink, route), n)
+        self._counts["gatewayd.uplink.sent"].add((sink, route), n_bytes)
+        self._reachable[sink,] = 1.0
+        self._record("gatewayd.uplink.duration", sink, seconds)
+
+    def retried(self, sink: str, route: str, reason: str, delay_s: float) -> None:  # noqa: ARG002 - the log has the delay
+        """A request was not confirmed."""
+        self._counts["gatewayd.uplink.retries"].add((sink, route, reason), 1)
+
+    def refused(self, sink: str, route: str, n: int) -> None:
+        """A sink refused `n` results for good."""
+        self._counts["gatewayd.results.refused"].add((sink, route), n)
+
+    def away(self, sink: str, reason: str) -> None:
+        """A sink stopped confirming."""
+        self._counts["gatewayd.sink.outages"].add((sink, reason), 1)
+        self._reachable[sink,] = 0.0
+
+    def back(self, sink: str, after_s: float, attempts: int) -> None:  # noqa: ARG002 - the log has both
+        """A sink confirms again."""
+        self._reachable[sink,] = 1.0
+
+    def upload(self, sink: str, route: str, results: Sequence[StoredResult]) -> AbstractContextManager[BatchSpan]:
+        """Around a request to a sink: its span."""
+        if self._tracer is None:
+            return nullcontext(NO_SPAN)
+        return upload_span(self._tracer, sink, route, results, self._max_links)
+
+    def current_headers(self) -> dict[str, str]:
+        """Headers that carry the current span to the far side: `traceparent`, or nothing."""
+        return current_headers() if self._tracer is not None else {}
+
+    # Source, models, loop.
+
+    def source_event(self, name: str, attributes: Mapping[str, object]) -> None:
+        """What a source tells: "connected", "lost" (cause), anything else is counted by its name."""
+        if name == "connected":
+            self._connected = 1.0
+            self._counts["gatewayd.source.connects"].add((), 1)
+        elif name == "lost":
+            self._connected = 0.0
+            self._counts["gatewayd.source.losses"].add((str(attributes.get("cause", "")),), 1)
+        else:
+            self._counts["gatewayd.source.events"].add((name,), 1)
+
+    def model_event(self, model: str, event: str) -> None:
+        """A model was loaded, its worker crashed, was started …"""
+        self._counts["gatewayd.model.events"].add((model, event), 1)
+
+    def generated(self, model: str, tokens_in: int, tokens_out: int, cached: int, seconds: float) -> None:
+        """A language model wrote a completion; `cached` of `tokens_in` were reused."""
+        tokens = self._counts["gatewayd.llm.tokens"]
+        tokens.add((model, "input"), tokens_in)
+        tokens.add((model, "cached"), cached)
+        tokens.add((model, "output"), tokens_out)
+        self._record("gen_ai.server.request.duration", model, seconds)
+
+    def loop_lagged(self, seconds: float) -> None:
+        """The event loop woke a timer this late."""
+        self._record("gatewayd.loop.lag", "", seconds)
+
+    def _record(self, name: str, label: str, seconds: float) -> None:
+        attributes = self._fixed.get((name, label))
+        if attributes is None:
+            instrument = INSTRUMENTS[name]
+            attributes = {**instrument.fixed, **dict(zip(instrument.attributes, (label,), strict=False))}
+            self._fixed[name, label] = attributes
+        self._meters.histograms[name].record(seconds, attributes)
+
+
+def _sqlite_version() -> str:
+    """Of the SQLite that the spool uses: apsw carries its own."""
+    try:
+        import apsw
+    except ImportError:
+        return sqlite3.sqlite_version
+    return str(apsw.sqlite_lib_version())
