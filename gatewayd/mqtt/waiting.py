@@ -27,6 +27,7 @@ class Waiting:
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._full = asyncio.Event()
         self._flowing = asyncio.Event()
         self._flowing.set()
 
@@ -46,12 +47,17 @@ class Waiting:
         self._ready.set()
         if len(self._messages) >= self._max_messages or self._bytes >= self._max_bytes:
             self._room.clear()
+            self._full.set()
             return False
         return True
 
     async def room(self) -> None:
         """Wait until the bounds allow another message."""
         await self._room.wait()
+
+    async def full(self) -> None:
+        """Wait until the bounds are reached."""
+        await self._full.wait()
 
     def pause(self) -> None:
         """Give out nothing any more."""
@@ -66,6 +72,7 @@ class Waiting:
                 self._bytes -= len(message.payload)
                 if not room.is_set() and self._is_half_empty:
                     room.set()
+                    self._full.clear()
                 yield message
             await flowing.wait()
             if not messages:

@@ -1,4 +1,4 @@
-"""A real Mosquitto on a free port, with a config of its own: started, stopped, killed, paused and restarted by tests."""
+"""A real Mosquitto on a free port, with its own config: started, stopped, killed, paused and restarted by tests."""
 
 import shutil
 import signal
