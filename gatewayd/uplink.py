@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 
+from gatewayd.config import schema
 from gatewayd.delivery import Delivery, Part, Settled
 from gatewayd.errors import BatchRefused, BatchTooLarge, ConfigError, SinkUnavailable
 from gatewayd.gate import Gate, GateReport, Room, Standing, reason_of
@@ -32,6 +33,18 @@ class UplinkConfig:
     lease_s: float = 120.0
     repeat_s: float = 30.0
 
+    @classmethod
+    def of(cls, sink: schema.Sink, repeat_s: float, lease_s: float = 120.0) -> "UplinkConfig":
+        """The limits of `[sinks.<name>]`. Raises ConfigError when its time limit outlasts a lease."""
+        return cls(
+            max_batch=sink.max_batch,
+            max_batch_bytes=sink.max_batch_bytes,
+            timeout_s=sink.timeout_s,
+            retry_max_s=sink.retry_max_s,
+            lease_s=lease_s,
+            repeat_s=repeat_s,
+        )
+
     def __post_init__(self) -> None:
         if self.timeout_s >= self.lease_s:
             raise ConfigError("sinks.<name>.timeout_s", f"must be shorter than spool.lease_s ({self.lease_s:g} s)")
@@ -41,7 +54,7 @@ class UplinkReport(GateReport, Protocol):
     """Who counts what the uplink does."""
 
     def sent(self, sink: str, route: str, n: int, n_bytes: int, seconds: float) -> None:
-        """A request was answered with "stored": `n` results with `n_bytes` of data, in `seconds`."""
+        """A request was answered: `n` results with `n_bytes` of data were stored, in `seconds`."""
 
     def retried(self, sink: str, route: str, reason: str, delay_s: float) -> None:
         """A request was not confirmed; its results are due again after `delay_s`."""
@@ -153,8 +166,8 @@ async def _send(up: _Uplink, standing: Standing, delivery: Delivery, part: Part,
     else:
         delivery.stored(refused)
         up.room.fitted()
-        n_bytes = sum(len(result.data) for result in part)
-        up.report.sent(up.sink_name, standing.route, len(part), n_bytes, up.clock.monotonic() - began_s)
+        taken = [len(result.data) for result in part if result.key not in refused]
+        up.report.sent(up.sink_name, standing.route, len(taken), sum(taken), up.clock.monotonic() - began_s)
     up.gate.worked(ticket, standing)
     return None
 

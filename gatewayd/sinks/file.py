@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -28,11 +29,11 @@ _WRONG = frozenset({errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errn
 
 
 class FileSink:
-    """Appends to `config.path`; a relative path lies in `state_dir`, and `-` is standard output."""
+    """Appends to `config.path`; a relative path lies in the folder `beside`, and `-` is standard output."""
 
-    def __init__(self, config: schema.FileSink, *, gateway: str, state_dir: str | Path = ".") -> None:
+    def __init__(self, config: schema.FileSink, *, gateway: str, beside: str | Path = ".") -> None:
         self._gateway = gateway
-        self._path = Path(state_dir) / config.path
+        self._path = Path(beside) / config.path
         is_stdout = config.path == "-"
         self._out = _Stdout() if is_stdout else _Rotating(self._path, config.max_file_bytes, config.max_files)
         # A timed-out `send` leaves its thread writing; the next one must not write into its lines.
@@ -139,7 +140,8 @@ def _write_all(fd: int, lines: bytes, size: int) -> None:
             rest = rest[os.write(fd, rest) :]
         os.fsync(fd)
     except OSError:
-        os.ftruncate(fd, size)  # gives the space back; if that fails too, the next opening repairs the line
+        with suppress(OSError):  # gives the space back; if that fails too, the next opening repairs the line
+            os.ftruncate(fd, size)
         raise
 
 

@@ -54,7 +54,7 @@ class File:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "out"
-        self.sink: Sink = FileSink(schema.FileSink(path="out/results.ndjson"), gateway="gw", state_dir=folder)
+        self.sink: Sink = FileSink(schema.FileSink(path="out/results.ndjson"), gateway="gw", beside=folder)
 
     def ids(self) -> list[str]:
         files = [*sorted(self._folder.glob("results.ndjson.*"), reverse=True), self._folder / "results.ndjson"]
