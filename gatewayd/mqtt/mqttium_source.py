@@ -247,7 +247,7 @@ class MqttiumSource:
             await self._await_suback(client, wishes)
         except SubscribeError as exc:
             refused = [name for (name, _), code in zip(wishes, exc.result.reason_codes, strict=True) if code >= 0x80]
-            log.error(  # noqa: TRY400 an operator has to act, not a programmer
+            log.error(
                 "the broker refused subscriptions",
                 filters=refused,
                 hint="let this user read these topics in the broker's access rules, or take them out of the routes",

@@ -92,8 +92,7 @@ class Rigs:
     async def _until_subscribed(self, rig: Rig) -> None:
         if rig.source._status is None:
             return
-        status = await retained(rig.publisher, f"gatewayd/{rig.source._gateway}/status")
-        assert json.loads(status)["state"] == "online"
+        await retained(rig.publisher, f"gatewayd/{rig.source._gateway}/status", b"online")
 
     def _start(
         self, broker: Mosquitto, root: str, filters: list[tuple[str, int]], name: str, options: dict[str, Any]
@@ -131,13 +130,13 @@ async def until(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> Non
             await asyncio.sleep(0.01)
 
 
-async def retained(client: AsyncClient, topic: str) -> bytes:
-    """The next message on `topic`, the retained one first."""
+async def retained(client: AsyncClient, topic: str, wanted: bytes = b"{") -> bytes:
+    """The first message on `topic` with `wanted` in it; the retained one comes first."""
     await client.subscribe(topic, qos=1)
     try:
         async with asyncio.timeout(WAIT_S):
             async for message in client.messages():
-                if message.topic == topic and message.payload:
+                if message.topic == topic and wanted in message.payload:
                     return message.payload
     finally:
         await client.unsubscribe(topic)

@@ -1,5 +1,6 @@
 """A real Mosquitto on a free port, with its own config: started, stopped, killed, paused and restarted by tests."""
 
+import getpass
 import shutil
 import signal
 import socket
@@ -50,6 +51,7 @@ class Mosquitto:
         self.unix_socket = unix_socket
         where = f"listener 0 {unix_socket}" if unix_socket else f"listener {self.port} 127.0.0.1"
         lines = [
+            f"user {getpass.getuser()}",  # started by root it would become `mosquitto`, who cannot read our folder
             "per_listener_settings false",
             f"allow_anonymous {'true' if anonymous else 'false'}",
             "max_queued_messages 0",
