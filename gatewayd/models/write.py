@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,8 @@ import msgspec
 
 from gatewayd.errors import ModelError
 from gatewayd.models.bundle import MANIFEST, FileEntry, Manifest, Runtime, read_bundle
+
+Source = Path | bytes | Iterable[bytes]
 
 _CHUNK_BYTES = 1 << 20
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -30,7 +32,7 @@ def write_bundle(
     version: str,
     runtime: Runtime,
     task: str,
-    files: Mapping[str, Path | bytes],
+    files: Mapping[str, Source],
     licence: str = "",
     description: str = "",
     labels: Sequence[str] = (),
@@ -38,7 +40,7 @@ def write_bundle(
     calibration: Mapping[str, Any] | None = None,
     session: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the bundle `models_dir/name` from `files` (role -> file to copy, or content); returns its folder.
+    """Write the bundle `models_dir/name` from `files` (role -> a file, content, or chunks of it); returns its folder.
 
     Tables may hold what TOML holds: strings, whole numbers, floats, booleans, lists and tables of them.
     Raises ModelError when a field breaks a rule of the manifest or the bundle cannot be written.
@@ -91,27 +93,30 @@ def manifest_toml(manifest: Manifest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _put(folder: Path, role: str, source: Path | bytes, runtime: Runtime) -> FileEntry:
+def _put(folder: Path, role: str, source: Source, runtime: Runtime) -> FileEntry:
     path = folder / _file_name(role, source, runtime)
     digest = hashlib.sha256()
     with path.open("xb") as file:
-        if isinstance(source, bytes):
-            _write(file, source, digest)
-        else:
-            with source.open("rb") as original:
-                while chunk := original.read(_CHUNK_BYTES):
-                    _write(file, chunk, digest)
+        for chunk in _chunks(source):
+            digest.update(chunk)
+            file.write(chunk)
         size_bytes = file.tell()
         _sync(file)
     return FileEntry(role=role, path=path.name, sha256=digest.hexdigest(), size_bytes=size_bytes)
 
 
-def _write(file: BinaryIO, chunk: bytes, digest: Any) -> None:
-    digest.update(chunk)
-    file.write(chunk)
+def _chunks(source: Source) -> Iterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+    elif isinstance(source, Path):
+        with source.open("rb") as original:
+            while chunk := original.read(_CHUNK_BYTES):
+                yield chunk
+    else:
+        yield from source
 
 
-def _file_name(role: str, source: Path | bytes, runtime: Runtime) -> str:
+def _file_name(role: str, source: Source, runtime: Runtime) -> str:
     if role == "model":
         return "model.onnx" if runtime == "onnx" else "model.gguf"
     if role == "tokenizer":

