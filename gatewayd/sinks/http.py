@@ -114,7 +114,7 @@ class HttpSink:
         return body, headers
 
     async def _post(self, body: bytes, headers: Mapping[str, str]) -> None:
-        was_warm, self._is_warm = self._is_warm, False
+        was_warm = self._is_warm
         try:
             await self._post_once(body, headers)
         except (aiohttp.ServerDisconnectedError, ConnectionResetError):
@@ -122,6 +122,7 @@ class HttpSink:
             # events have ids, so that a second try at once is harmless, and the sink is not called away for nothing.
             if not was_warm:
                 raise
+            self._is_warm = False
             await self._post_once(body, headers)
 
     async def _post_once(self, body: bytes, headers: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
+from gatewayd.config import schema
 from gatewayd.errors import ConfigError, SinkMisconfigured, SinkUnavailable
 from gatewayd.ports import StoredResult
 from gatewayd.uplink import UplinkConfig, run_uplink
@@ -296,3 +297,38 @@ async def test_every_failed_request_is_reported(bench: Bench) -> None:
 def test_a_time_limit_that_outlasts_the_lease_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="timeout_s"):
         UplinkConfig(timeout_s=120.0, lease_s=120.0)
+
+
+async def test_a_route_that_wakes_up_while_the_sink_is_away_asks_with_a_small_batch(bench: Bench) -> None:
+    bench.spool.add(results("pumps", 1))
+    bench.is_down()
+
+    async with bench.running("pumps", "logs", max_batch=256):
+        await bench.clock.advance(0.5)
+        bench.spool.add(results("logs", 200))
+        await bench.clock.advance(30.0)
+        sizes = {n for _, _, n in bench.sink.requests}
+        bench.is_up()
+        await bench.clock.advance(60.0)
+
+    assert max(sizes) <= 16
+    assert bench.spool.n_pending == 0
+
+
+async def test_a_lease_larger_than_a_probe_is_given_back_unsent_while_the_sink_is_away(bench: Bench) -> None:
+    bench.is_down()
+
+    async with bench.running("pumps", "logs", max_batch=256):  # both wait for results, up to 256 at once
+        bench.spool.add([*results("pumps", 1), *results("logs", 200)])
+        await bench.clock.advance(60.0)
+
+    assert [n for _, route, n in bench.sink.requests if route == "logs" and n > 16] == []
+    assert len(bench.sink.requests) <= 8
+
+
+def test_the_config_of_any_sink_gives_the_limits() -> None:
+    sink = schema.FileSink(path="-", max_batch=7, timeout_s=5.0, retry_max_s=9.0)
+
+    limits = UplinkConfig.of(sink, repeat_s=3.0, lease_s=6.0)
+
+    assert (limits.max_batch, limits.timeout_s, limits.retry_max_s, limits.repeat_s, limits.lease_s) == (7, 5, 9, 3, 6)
