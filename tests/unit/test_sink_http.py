@@ -177,9 +177,7 @@ async def test_connections_are_kept_and_one_that_was_closed_meanwhile_is_replace
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    sink = HttpSink(
-        schema.HttpSink(url=f"http://127.0.0.1:{runner.addresses[0][1]}/events"), gateway="gw", token=None
-    )
+    sink = HttpSink(schema.HttpSink(url=f"http://127.0.0.1:{runner.addresses[0][1]}/events"), gateway="gw", token=None)
 
     for _ in range(3):
         await sink.send(results("pumps", 1))
