@@ -65,7 +65,7 @@ class WorkerTextSession:
         self._counting = threading.Lock()
         self._closing = threading.Event()
         self._worker: WorkerProcess | None = None
-        self._worker = self._start()
+        self._worker = self._start(load())
         self.context_tokens = self._worker.context_tokens
 
     def complete(
@@ -181,8 +181,9 @@ class WorkerTextSession:
             if self._worker is not None and self._worker.is_alive:
                 return self._worker
             self._pause(deadline_s)
+            load = self._load()  # a file that is no longer the manifest's is a ModelError, and no crash
             try:
-                self._worker = self._start()
+                self._worker = self._start(load)
             except ModelError as exc:
                 # The files were verified and have loaded before: what is wrong now may pass (memory, most likely).
                 self._crashed(None)
@@ -197,8 +198,7 @@ class WorkerTextSession:
         if self._closing.wait(max(0.0, pause_s)):
             raise WorkerCrashed(f'model "{self._name}" is closed')
 
-    def _start(self) -> WorkerProcess:
-        load = self._load()  # outside of what counts as a crash: a file that is not the manifest's is a ModelError
+    def _start(self, load: Load) -> WorkerProcess:
         worker = WorkerProcess(self._name, load, on_end=self._crashed)
         worker.start(self._config.worker_start_s)
         self._count(starts=1)

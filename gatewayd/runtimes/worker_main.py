@@ -44,6 +44,9 @@ _BACKENDS: Mapping[str, str] = {
 }
 
 
+_EXTRAS: Mapping[str, str] = {"xllamacpp": "llm", "llama_cpp": "llm-compile"}
+
+
 class Backend(Protocol):
     """A language model in this process. `open_backend(Load) -> Backend` of each module in _BACKENDS makes one."""
 
@@ -64,10 +67,20 @@ def main(descriptor: int, daemon_pid: int) -> int:
         return 0
     if load.max_memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (load.max_memory_bytes, load.max_memory_bytes))
-    backend: Backend = importlib.import_module(_BACKENDS[load.runtime]).open_backend(load)
+    try:
+        backend: Backend = importlib.import_module(_BACKENDS[load.runtime]).open_backend(load)
+    except ImportError as exc:
+        return _give_up(f'{exc}: pip install "gatewayd[{_EXTRAS[load.runtime]}]"')
+    except Exception as exc:  # the adapter's boundary: a traceback would hide what the library wrote before
+        return _give_up(f"{type(exc).__name__}: {exc}")
     link.send(Ready(context_tokens=backend.context_tokens))
     _serve(link, backend)
     return 0
+
+
+def _give_up(problem: str) -> int:
+    print(problem, file=sys.stderr)
+    return 1
 
 
 def _serve(link: Link, backend: Backend) -> None:
@@ -129,6 +142,6 @@ def _resident_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    status = main(int(sys.argv[1]), int(sys.argv[2]))
     sys.stderr.flush()
-    os._exit(0)  # native threads may be in the middle of a call that nobody waits for
+    os._exit(status)  # native threads may be in the middle of a call that nobody waits for
