@@ -17,7 +17,7 @@ def tls_context(tls: Tls | None, key: str) -> ssl.SSLContext:
     if tls.ca_file:
         context = ssl.create_default_context(cafile=_readable(tls.ca_file, f"{key}.ca_file"))
     if tls.cert_file:
-        _load_own(context, tls, key)
+        _load_own(context, tls.cert_file, tls.key_file, key)
     if tls.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -32,9 +32,8 @@ def _readable(path: str, key: str) -> str:
     return path
 
 
-def _load_own(context: ssl.SSLContext, tls: Tls, key: str) -> None:
-    assert tls.cert_file is not None  # noqa: S101  the caller looked
+def _load_own(context: ssl.SSLContext, cert_file: str, key_file: str | None, key: str) -> None:
     try:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
+        context.load_cert_chain(cert_file, key_file)
     except OSError as exc:
         raise ConfigError(f"{key}.cert_file", f"cannot be used with key_file: {exc.strerror or exc}") from exc

@@ -41,7 +41,9 @@ def test_nothing_confirmed_is_sent_again_however_often_the_sink_goes_away(
     n: int, limit: int, refused: set[int], faults: list[int], sizes: list[int]
 ) -> None:
     pending = results("r", n)
-    settled, delivered, buried, turn = Settled(), [], {}, 0
+    settled, turn = Settled(), 0
+    delivered: list[str] = []
+    buried: dict[str, str] = {}
 
     while pending:
         lease = pending[: sizes[turn % len(sizes)]]

@@ -228,7 +228,7 @@ def test_credentials_in_the_url_are_a_config_error() -> None:
 
 @pytest.mark.parametrize("key", ["ca_file", "cert_file"])
 def test_a_tls_file_that_cannot_be_used_is_a_config_error(tmp_path: Path, key: str) -> None:
-    tls = schema.Tls(**{key: str(tmp_path / "missing.pem")})
+    tls = schema.Tls(**{key: str(tmp_path / "missing.pem")})  # type: ignore[arg-type]
 
     with pytest.raises(ConfigError, match=rf"sinks\.cloud\.tls\.{key}"):
         HttpSink(schema.HttpSink(url="https://example.com/", tls=tls), gateway="gw", token=None, name="cloud")
