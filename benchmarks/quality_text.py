@@ -5,8 +5,8 @@
 The handlers are called directly; `benchmarks/quality.py` judges the same lines as they come out of the daemon.
 What is given to a model never holds the label: BGL's first column (`-` is normal, anything else the class of an alert)
 is cut off, and so are time and place. Whoever wrote IN_FORMAT had read the log and chose between ways to compare by
-these figures, so they are the upper end of what an operator gets; GENERIC is the lower. A fitted head is judged on lines
-of statements (templates) it was not fitted on; templates are wider here than what the handler masks: paths are cut too.
+these figures, so they are the upper end of what an operator gets; GENERIC is the lower. A fitted head is judged on
+lines of statements (templates) it was not fitted on; templates are wider here than what the handler masks: paths too.
 """
 
 import argparse

@@ -128,8 +128,8 @@ class ClassifyText:
 
         `score` is that of the label, for "unknown" that of the label it would have been.
         """
-        assert self._encoder is not None  # noqa: S101 -- start comes before handle
-        assert self._head is not None  # noqa: S101
+        assert self._encoder is not None
+        assert self._head is not None
         read = [self._read(message) for message in batch.messages]
         texts = [text for text in read if isinstance(text, str)]
         judgments = iter(self._head.judge(self._encoder.encode(texts)) if texts else ())
@@ -145,7 +145,7 @@ class ClassifyText:
             return Rejection(message=message, reason=refused.reason, detail=str(refused))
 
     def _result(self, message: Message, judgment: Judgment) -> Result:
-        assert self._head is not None  # noqa: S101
+        assert self._head is not None
         score = judgment.scores[judgment.label]
         sure = max(judgment.scores.values()) >= self._config.min_score
         data = {

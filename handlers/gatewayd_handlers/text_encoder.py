@@ -5,7 +5,6 @@ model slower, and because dynamic quantization takes its scales from the whole b
 the vectors of the last `max_cached` texts are kept.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,18 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gatewayd.api import Model, ModelError, TensorSession
+from gatewayd_handlers.text_masks import mask_numbers
 
 Vectors = npt.NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Vectors]
-
-# Words of hex digits with at least one digit in them ("0x1f", "deadbeef01"), then every number that is left.
-_HEX = re.compile(r"\b(?:0x[0-9a-f]+|(?=[a-f]*\d)[0-9a-f]{6,})\b", re.IGNORECASE)
-_NUMBER = re.compile(r"\d+")
-
-
-def mask_numbers(text: str) -> str:
-    """Replace every number by 0: what two lines of one log statement have in common is left."""
-    return _NUMBER.sub("0", _HEX.sub("0", text))
 
 
 class TextEncoder:
