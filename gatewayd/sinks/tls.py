@@ -34,6 +34,7 @@ def _readable(path: str, key: str) -> str:
 
 def _load_own(context: ssl.SSLContext, cert_file: str, key_file: str | None, key: str) -> None:
     try:
-        context.load_cert_chain(cert_file, key_file)
+        # An encrypted key has to fail: without a password of ours OpenSSL would ask for one on the terminal, and wait.
+        context.load_cert_chain(cert_file, key_file, password=lambda: "")
     except OSError as exc:
         raise ConfigError(f"{key}.cert_file", f"cannot be used with key_file: {exc.strerror or exc}") from exc

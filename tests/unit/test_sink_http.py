@@ -1,7 +1,9 @@
 """The HTTP sink: what a status means, what goes over the wire, and what never appears in a message."""
 
 import asyncio
+import shutil
 import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -232,6 +234,18 @@ def test_a_tls_file_that_cannot_be_used_is_a_config_error(tmp_path: Path, key: s
 
     with pytest.raises(ConfigError, match=rf"sinks\.cloud\.tls\.{key}"):
         HttpSink(schema.HttpSink(url="https://example.com/", tls=tls), gateway="gw", token=None, name="cloud")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the key")
+def test_an_encrypted_key_is_a_config_error_and_no_question(tmp_path: Path) -> None:
+    own = tmp_path / "own.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=gw"]
+    made = [*command, "-passout", "pass:s3cret", "-keyout", str(tmp_path / "key.pem"), "-out", str(own)]
+    subprocess.run(made, check=True, capture_output=True, timeout=30)
+    tls = schema.Tls(cert_file=str(own), key_file=str(tmp_path / "key.pem"))
+
+    with pytest.raises(ConfigError, match="cert_file"):
+        HttpSink(schema.HttpSink(url="https://example.com/", tls=tls), gateway="gw", token=None)
 
 
 class TlsCloud:
