@@ -94,6 +94,7 @@ class AiomqttSource:
             finally:
                 self._client = None
                 _hang_up(client)
+            connect.stop_if_cancelled()
             backoff.lost(self._clock.monotonic())
             delay_s = backoff.next_delay_s(self._draw())
             self._on_event("retry", {"delay_s": delay_s})
@@ -164,9 +165,11 @@ class AiomqttSource:
         self._on_event("connected", {})
         log.info("connected to the broker", broker=self._config.unix_socket or self._config.host)
         await self._subscribe(client)
+        connect.stop_if_cancelled()
         status = self._status
         if status is not None:
             await client.publish(status.topic, status.birth(), 1, retain=True)
+            connect.stop_if_cancelled()
         try:
             async with asyncio.TaskGroup() as tasks:
                 holder = tasks.create_task(self._hold_back(client), name="source-hold-back")
@@ -210,7 +213,7 @@ class AiomqttSource:
 
     def _report_loss(self, exc: aiomqtt.MqttError) -> None:
         reason_code = _code(exc.rc) if isinstance(exc, aiomqtt.MqttCodeError) else None
-        hint = connect.hint(self._config.protocol, reason_code)
+        hint = connect.hint("5", reason_code)  # paho gives the codes of 3.1.1 as those of MQTT 5
         self._on_event("lost", {"cause": type(exc).__name__})
         (log.error if hint else log.warning)("no connection to the broker", cause=str(exc), hint=hint or None)
 

@@ -1,5 +1,6 @@
 """What every connection to an MQTT broker has in common, whichever client library makes it."""
 
+import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,6 +73,17 @@ def hint(protocol: str, reason_code: int | None) -> str:
     if reason_code is None:
         return ""
     return (_HINTS_V5 if protocol == "5" else _HINTS_V311).get(reason_code, "")
+
+
+def stop_if_cancelled() -> None:
+    """Raise CancelledError when the current task was asked to end and a library swallowed it.
+
+    Python 3.11's `asyncio.wait_for` returns a result that arrives together with the cancellation (fixed in 3.12), and
+    aiomqtt replaces a cancellation by its own error when the goodbye fails.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def tls_context(tls: schema.Tls | None, key: str) -> ssl.SSLContext | None:

@@ -109,6 +109,7 @@ class MqttiumSource:
             lost = asyncio.Event()
             client.on_disconnect = lambda _cause, lost=lost: lost.set()
             connack = await self._open(client, tls)
+            connect.stop_if_cancelled()
             if connack is not None:
                 backoff.connected(self._clock.monotonic())
                 await self._serve(client, connack, lost)

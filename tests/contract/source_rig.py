@@ -77,7 +77,7 @@ class Rigs:
         **options: Any,
     ) -> Rig:
         root = root or uuid4().hex
-        rig = self._start(broker, root, filters or [(f"{root}/#", 1)], name or uuid4().hex, options)
+        rig = self.start(broker, filters=filters, root=root, name=name, **options)
         await rig.publisher.connect("127.0.0.1", broker.port)
         await until(lambda: rig.source.is_connected or rig.run.done())
         assert not rig.run.done()
@@ -89,9 +89,17 @@ class Rigs:
             return
         await retained(rig.publisher, f"gatewayd/{rig.source._gateway}/status", b"online")
 
-    def _start(
-        self, broker: Mosquitto, root: str, filters: list[tuple[str, int]], name: str, options: dict[str, Any]
+    def start(
+        self,
+        broker: Mosquitto,
+        *,
+        filters: list[tuple[str, int]] | None = None,
+        root: str = "",
+        name: str = "",
+        **options: Any,
     ) -> Rig:
+        """A source that runs; whether it connects is what the test is about."""
+        root = root or uuid4().hex
         events: list[tuple[str, dict[str, object]]] = []
         password = options.pop("password", None)
         config = schema.Source(
@@ -99,8 +107,8 @@ class Rigs:
         )
         source = self.kind(
             config,
-            gateway=name,
-            filters=filters,
+            gateway=name or uuid4().hex,
+            filters=filters or [(f"{root}/#", 1)],
             password=password,
             keys=KeyMaker("00c0ffee00c0ffee"),
             clock=RealClock(),
@@ -115,7 +123,8 @@ class Rigs:
 
     async def stop(self) -> None:
         for rig in self.made:
-            await rig.stop()
+            if not rig.run.done():
+                await rig.stop()
             await rig.publisher.disconnect()
 
 
