@@ -81,11 +81,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         list[Example], Meta(max_length=10, description="Worked examples for the prompt, in place of the built-in ones.")
     ] = []
     ungrounded: Annotated[
-        Literal["extractive", "mark"],
+        Literal["drop", "mark"],
         Meta(
             description="A summary that says what the window does not: quote the window instead, or keep and mark it."
         ),
-    ] = "extractive"
+    ] = "drop"
 
 
 class _Attempt(msgspec.Struct, frozen=True):
@@ -153,26 +153,41 @@ class SummarizeText:
         start, end = _span(batch, texts)
         facts = mine([(message.time, text) for message, text in texts], start, end, self._devices(texts))
         attempt = self._ask(facts, batch.now)
-        summary, spans = extractive.summarize(facts), []
-        reason: Reason = attempt.reason
-        if attempt.written is not None:
-            said = f"{attempt.written.headline}\n{attempt.written.what_happened}"
-            spans = unsupported(said, (text for _, text in texts), facts, self._example_texts())
-            reason = "ungrounded" if spans and self._config.ungrounded == "extractive" else ""
-        by_model = attempt.written is not None and not reason
-        if attempt.written is not None and by_model:
-            summary = msgspec.structs.replace(
-                summary, headline=attempt.written.headline, what_happened=attempt.written.what_happened
-            )
+        written, spans = self._grounded(attempt.written, [text for _, text in texts], facts)
+        reason: Reason = "ungrounded" if attempt.written is not None and written is None else attempt.reason
+        summary = extractive.summarize(facts)
+        if written is not None:
+            summary = msgspec.structs.replace(summary, headline=written.headline, what_happened=written.what_happened)
         self.summaries[reason] += 1
-        return Result(kind="summary", data=self._data(summary, attempt, reason, spans, facts, by_model=by_model))
+        return Result(kind="summary", data=self._data(summary, attempt, reason, spans, facts))
+
+    def _grounded(
+        self, written: Written | None, texts: Sequence[str], facts: Facts
+    ) -> tuple[Written | None, list[str]]:
+        """What may be kept of what the model wrote, and every span in it that the window does not support.
+
+        A sentence with such a span is left out. Nothing is kept when the headline has one, or no sentence is left.
+        """
+        if written is None:
+            return None, []
+
+        def invented(text: str) -> list[str]:
+            return unsupported(text, texts, facts, self._example_texts())
+
+        spans = invented(f"{written.headline}\n{written.what_happened}")
+        if not spans or self._config.ungrounded == "mark":
+            return written, spans
+        kept = " ".join(sentence for sentence in sentences(written.what_happened) if not invented(sentence))
+        if not kept or invented(written.headline):
+            return None, spans
+        return Written(headline=written.headline, what_happened=kept), spans
 
     def _data(
-        self, summary: Summary, attempt: _Attempt, reason: Reason, spans: list[str], facts: Facts, *, by_model: bool
+        self, summary: Summary, attempt: _Attempt, reason: Reason, spans: list[str], facts: Facts
     ) -> Mapping[str, Any]:
         return {
             "summary": msgspec.to_builtins(summary),
-            "method": "model" if by_model else "extractive",
+            "method": "extractive" if reason else "model",
             "reason": reason,
             "provisional": reason in {"model_error", "worker_crashed", "timeout"},
             "unsupported": spans,
@@ -257,8 +272,13 @@ def parse(completion: Completion) -> Written | None:
         written = msgspec.json.decode(completion.text.strip(), type=Written)
     except msgspec.DecodeError:
         return None
-    sentences = dict.fromkeys(re.findall(r".+?\.(?=\s|$)", written.what_happened)) or {written.what_happened: None}
-    return Written(headline=written.headline.strip(), what_happened=" ".join(s.strip() for s in sentences))
+    return Written(headline=written.headline.strip(), what_happened=" ".join(sentences(written.what_happened)))
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, each once: a small model likes to say things again."""
+    found = (sentence.strip() for sentence in re.findall(r".+?\.(?=\s|$)", text))
+    return list(dict.fromkeys(found)) or [text.strip()]
 
 
 def _attempt(written: Written | None, *completions: Completion) -> _Attempt:

@@ -50,7 +50,7 @@ _EVIDENCE: tuple[tuple[Severity, re.Pattern[str]], ...] = (
 # "no error", "0 errors", "failed: 0", "corrected": the word stands there and nothing is wrong.
 _HARMLESS = re.compile(
     r"\b(?:no|0|without) (?:\w+ )?(?:errors?|fail\w*|alarms?|alerts?|warnings?)|(?:errors?|fail\w*|alarms?)[:=] ?0\b"
-    r"|corrected\b",
+    r"|errors?(?:\W+\w+){0,4}?\W+corrected",
     re.IGNORECASE,
 )
 

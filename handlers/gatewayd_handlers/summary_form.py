@@ -41,7 +41,7 @@ class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     what_happened: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
 
 
-def grammar(*, max_sentences: int = 3, sentence_chars: int = 110) -> str:
+def grammar(*, max_sentences: int = 2, sentence_chars: int = 110) -> str:
     """GBNF of Written as JSON: one line, a few sentences.
 
     A grammar and not a JSON schema: a schema lets the model write white space for ever after the object, and one
