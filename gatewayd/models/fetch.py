@@ -201,7 +201,14 @@ def download_wheel(package: str, version: str, folder: Path, tick: Callable[[int
     No dependencies, and no source packages: building one would run its code.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), f"{package}=={version}"]
+    command += [
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+        "--quiet",
+        "--dest",
+        str(folder),
+        f"{package}=={version}",
+    ]
     # pip writes into its temporary folder first; given one of ours, the growing file can be watched.
     with tempfile.TemporaryFile() as complaints, tempfile.TemporaryDirectory(prefix=".pip-", dir=folder) as scratch:
         environment = {**os.environ, "TMPDIR": scratch}

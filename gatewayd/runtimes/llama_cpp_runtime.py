@@ -18,10 +18,10 @@ class LlamaCppBackend:
 
     parallel = 1
 
-    def __init__(self, llama: Any, grammars: Any) -> None:
+    def __init__(self, library: Any, llama: Any) -> None:
         self.context_tokens: int = llama.n_ctx()
+        self._library = library
         self._llama = llama
-        self._grammars = grammars
         self._lock = threading.Lock()
 
     def complete(self, call: Complete) -> Completed:
@@ -46,7 +46,7 @@ class LlamaCppBackend:
                 stream=True,
             )
             text, finish = _collect(chunks, call.deadline_s)
-            written = self._llama.n_tokens - len(tokens)
+            written = self._llama.n_tokens - len(tokens) + 1  # the last one was chosen, and not computed upon
         return Completed(
             id=call.id,
             text=text,
@@ -65,12 +65,27 @@ class LlamaCppBackend:
         return tokens
 
     def _grammar(self, call: Complete) -> Any:
+        from llama_cpp.llama_grammar import json_schema_to_gbnf
+
         try:
             if call.json_schema is not None:
-                return self._grammars.from_json_schema(json.dumps(call.json_schema), verbose=False)
-            return None if call.grammar is None else self._grammars.from_string(call.grammar, verbose=False)
+                text = json_schema_to_gbnf(json.dumps(call.json_schema))
+            elif call.grammar is not None:
+                text = call.grammar
+            else:
+                return None
         except (ValueError, KeyError, TypeError, AssertionError) as exc:
             raise RejectedError(f"schema or grammar cannot be used: {exc}", reason="grammar") from exc
+        self._check_grammar(text)
+        return self._library.LlamaGrammar.from_string(text, verbose=False)
+
+    def _check_grammar(self, text: str) -> None:
+        """The library does not look at what its parser answers: with 0.3.36 a grammar that is none is a SIGSEGV."""
+        vocabulary = self._library.llama_model_get_vocab(self._llama.model)
+        sampler = self._library.llama_sampler_init_grammar(vocabulary, text.encode(), b"root")
+        if not sampler:
+            raise RejectedError("the grammar cannot be parsed: the worker's stderr says where", reason="grammar")
+        self._library.llama_sampler_free(sampler)
 
     def _shared_with_last(self, tokens: list[int]) -> int:
         """How many tokens `Llama.generate` will reuse: the common prefix, and never the whole prompt."""
@@ -98,7 +113,7 @@ def open_backend(load: Load) -> LlamaCppBackend:
         swa_full=options.swa_full,
         verbose=False,
     )
-    return LlamaCppBackend(llama, llama_cpp.LlamaGrammar)
+    return LlamaCppBackend(llama_cpp, llama)
 
 
 def _collect(chunks: Any, deadline_s: float) -> tuple[str, str]:
