@@ -168,6 +168,11 @@ class Telemetry:
         """A sink confirms again."""
         self._reachable[sink,] = 1.0
 
+    def reachable(self, sink: str) -> bool | None:
+        """Whether a sink confirms; None before anything was sent to it."""
+        known = self._reachable.get((sink,))
+        return None if known is None else known > 0
+
     def upload(self, sink: str, route: str, results: Sequence[StoredResult]) -> AbstractContextManager[BatchSpan]:
         """Around a request to a sink: its span."""
         if self._tracer is None:

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from gatewayd.config.describe import Path
-from gatewayd.config.schema import Config, Reconnect, Route, Secret, Tls
+from gatewayd.config.schema import Config, Payload, Reconnect, Route, Secret, Tls
 from gatewayd.config.walk import Finding
+from gatewayd.paths import compile_path
 from gatewayd.routing import validate_filter
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -59,11 +60,34 @@ def _route(path: Path, route: Route, sinks: Mapping[str, Any]) -> Iterator[Findi
     if route.window is not None and route.mode == "direct":
         problem = "a route with a window is journaled: it could not acknowledge for as long as a window is open"
         yield Finding(path=(*path, "mode"), problem=problem, allowed='"auto" or "journaled", or no `window`')
-    for index, name in enumerate(route.payload.optional):
-        if name not in route.payload.fields:
-            known = ", ".join(route.payload.fields) or "`fields` is empty"
+    if route.window is not None and route.window.key not in ("", "topic"):
+        yield from _value_path((*path, "window", "key"), route.window.key)
+    yield from _payload((*path, "payload"), route.payload)
+
+
+def _payload(path: Path, payload: Payload) -> Iterator[Finding]:
+    for name, text in payload.fields.items():
+        yield from _value_path((*path, "fields", name), text)
+    for key in ("time", "id"):
+        if (text := getattr(payload, key)) is not None:
+            yield from _value_path((*path, key), text)
+    for index, name in enumerate(payload.optional):
+        if name not in payload.fields:
+            known = ", ".join(payload.fields) or "`fields` is empty"
             problem = f"`{name}` is not one of `fields`"
-            yield Finding(path=(*path, "payload", "optional", index), problem=problem, allowed=known)
+            yield Finding(path=(*path, "optional", index), problem=problem, allowed=known)
+    for index, name in enumerate(payload.columns):
+        if name in payload.columns[:index]:
+            yield Finding(path=(*path, "columns", index), problem=f"names the column `{name}` a second time")
+    if payload.delimiter in '"\r\n ':
+        yield Finding(path=(*path, "delimiter"), problem="a quote, a blank or a line end separates nothing")
+
+
+def _value_path(path: Path, text: str) -> Iterator[Finding]:
+    try:
+        compile_path(text)
+    except ValueError as failure:
+        yield Finding(path=path, problem=str(failure))
 
 
 def _structs(value: Any, path: Path) -> Iterator[tuple[Path, msgspec.Struct]]:

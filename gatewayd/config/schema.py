@@ -119,7 +119,7 @@ class Models(Section, frozen=True):
             le=600,
             description="A worker that has not answered this long after a call's time-out hangs and is killed, in seconds.",
         ),
-    ] = 5.0
+    ] = 15.0
 
 
 class Handlers(Section, frozen=True):

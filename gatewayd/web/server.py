@@ -115,8 +115,8 @@ class _Endpoints:
     async def readyz(self, _request: web.Request) -> web.Response:
         """Spool open and routes running. An absent broker is in the body alone: a restart would not bring it back."""
         missing = self._views.ready()
-        connected = self._views.status().get("source_connected")
-        body = {"ready": missing is None, "missing": missing, "source_connected": connected}
+        broker = self._views.status().get("broker", {})
+        body = {"ready": missing is None, "missing": missing, "broker_connected": broker.get("connected")}
         return _json(body, status=200 if missing is None else 503)
 
     async def status(self, _request: web.Request) -> web.Response:

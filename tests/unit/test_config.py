@@ -1,6 +1,7 @@
 """gatewayd.config: every mistake at once, each with its line; secrets and environment read in one place."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gatewayd.config import Config, ConfigErrors, check, gateway_id, load, read_
 from gatewayd.config.describe import dotted
 from gatewayd.config.load import Problem, examine_text
 from gatewayd.config.locate import line_of, locate
+from gatewayd.config.render import render_example, render_reference
 from gatewayd.config.schema import Secret
 from gatewayd.errors import ConfigError
 
@@ -126,6 +128,13 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_refused(text: str, key: st
             "routes.pumps.payload.optional[0]",
         ),
         ('[sinks.f]\ntype = "file"\npath = "x"\ntimeout_s = 120\n', 4, "sinks.f.timeout_s"),
+        (ROUTE + 'payload.fields = {t = "a["}\n', 4, "routes.pumps.payload.fields.t"),
+        (ROUTE + 'payload.time = "$now"\n', 4, "routes.pumps.payload.time"),
+        (ROUTE + 'payload.id = ""\n', 4, "routes.pumps.payload.id"),
+        (ROUTE + 'window.key = "a..b"\n', 4, "routes.pumps.window.key"),
+        (ROUTE + 'payload.columns = ["a",\n"a"]\n', 5, "routes.pumps.payload.columns[1]"),
+        (ROUTE + "payload.delimiter = ' '\n", 4, "routes.pumps.payload.delimiter"),
+        (ROUTE + 'sinks = ["s",\n "s"]\n[sinks.s]\ntype = "file"\npath = "x"\n', 5, "routes.pumps.sinks[1]"),
         ("[source.password]\n", 1, "source.password"),
         ('[source]\npassword = {file = "a", env = "B"}\n', 2, "source.password"),
         ('[source.tls]\ncert_file = "c.pem"\n', 2, "source.tls.cert_file"),
@@ -395,3 +404,68 @@ def test_the_gateway_is_named_after_the_host_unless_it_has_a_name() -> None:
     _, problems = examine_text(f'[gateway]\nid = "{gateway_id(Config())}"\n', "c")
 
     assert problems == []
+
+
+# --- the files made from the structs ---
+
+
+def toggles(lines: list[str]) -> list[tuple[int, int | None]]:
+    """Every commented-out key: its line, and the line of its table's header when that is commented out too."""
+    found: list[tuple[int, int | None]] = []
+    header: int | None = None
+    for number, line in enumerate(lines):
+        if re.match(r"#?\[", line):
+            header = number if line.startswith("#") else None
+        elif re.match(r"#[a-z_]+ = ", line):
+            found.append((number, header))
+    return found
+
+
+def test_the_example_has_nothing_wrong_with_it() -> None:
+    assert problems_of(render_example()) == []
+
+
+def test_every_key_of_the_example_is_right_when_it_is_switched_on() -> None:
+    lines = render_example().split("\n")
+    keys = toggles(lines)
+    assert len(keys) > 100
+
+    wrong = []
+    for number, header in keys:
+        changed = {number, header} if header is not None else {number}
+        # A sink that is commented out as a whole needs its type, and its secrets' tables need it.
+        if header is not None and "sinks.plant" in lines[header]:
+            changed |= {at for at, line in enumerate(lines) if line in ("#[sinks.plant]", '#type = "mqtt"')}
+        text = "\n".join(line.removeprefix("#") if at in changed else line for at, line in enumerate(lines))
+        wrong += [str(problem) for problem in problems_of(text) if problem.allowed != "both or neither"]
+
+    assert wrong == []
+
+
+def test_a_default_shown_in_the_example_is_the_default() -> None:
+    lines = render_example().split("\n")
+    shown = [line for line in lines if not line.startswith("# ")]
+    plain = [line.removeprefix("#") if re.match(r"#[a-z_]+ = ", line) else line for line in shown]
+
+    cut = plain.index("[spool]")
+    config, problems = examine_text("\n".join(plain[cut:]), "config.toml")
+
+    assert problems == []
+    assert config is not None
+    default = Config()
+    assert (config.spool, config.models, config.web, config.log) == (
+        default.spool,
+        default.models,
+        default.web,
+        default.log,
+    )
+
+
+def test_every_key_has_its_anchor_in_the_reference() -> None:
+    page = render_reference()
+
+    anchors = set(re.findall(r'<a id="([^"]+)">', page))
+
+    wanted = {"gateway.id", "source.tls.ca_file", "routes.<name>.window.every_s", "sinks.http.token.file"}
+    assert wanted | {"sinks.mqtt.reconnect.max_s", "sinks.file.path", "log.repeat_s"} <= anchors
+    assert len(anchors) == page.count("<a id=")

@@ -162,9 +162,10 @@ def test_a_sink_is_reachable_until_it_goes_away_and_when_it_is_back(telemetry: T
         lambda: telemetry.back("s", 5.0, 3),
     ):
         happens()
-        seen.append(samples(telemetry)["gatewayd_sink_reachable", (("sink", "s"),)])
+        seen.append((samples(telemetry)["gatewayd_sink_reachable", (("sink", "s"),)], telemetry.reachable("s")))
 
-    assert seen == [1.0, 0.0, 1.0]
+    assert seen == [(1.0, True), (0.0, False), (1.0, True)]
+    assert telemetry.reachable("never used") is None
 
 
 # --- spans ---

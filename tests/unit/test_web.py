@@ -31,7 +31,7 @@ class Gateway:
             metrics=lambda: b"gatewayd_build_info 1.0\n",
             stuck=lambda: self.stuck,
             ready=lambda: self.missing,
-            status=lambda: {"gateway": "g1", "source_connected": self.connected},
+            status=lambda: {"gateway": "g1", "broker": {"connected": self.connected}},
             books=self.books,
         )
 
@@ -80,7 +80,7 @@ async def test_health_says_what_is_stuck(served: Served) -> None:
 async def test_an_absent_broker_is_told_and_does_not_make_the_gateway_unready(served: Served) -> None:
     served.gateway.connected = False
 
-    assert await served.get("/readyz") == (200, {"ready": True, "missing": None, "source_connected": False})
+    assert await served.get("/readyz") == (200, {"ready": True, "missing": None, "broker_connected": False})
 
 
 async def test_a_route_that_waits_makes_the_gateway_unready(served: Served) -> None:
@@ -92,7 +92,7 @@ async def test_a_route_that_waits_makes_the_gateway_unready(served: Served) -> N
 
 
 async def test_status_and_books_are_json(served: Served) -> None:
-    assert await served.get("/status") == (200, {"gateway": "g1", "source_connected": True})
+    assert await served.get("/status") == (200, {"gateway": "g1", "broker": {"connected": True}})
     assert await served.get("/books") == (200, {"pumps": {"received": 3, "handled": 3}})
     assert await served.get("/") == (200, {"endpoints": ["/books", "/healthz", "/metrics", "/readyz", "/status"]})
 
