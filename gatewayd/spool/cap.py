@@ -1,0 +1,138 @@
+"""The cap: how many bytes the spool takes, and making room by evicting what is oldest.
+
+Invariant: a row is deleted here together with its count, for each sink that had not had it. The database may use what
+is left of the cap beside the WAL; a file grows only when no free page is left, so bounding the pages in use bounds the
+file. Order of eviction: results, globally oldest first, then raw messages of the journal; only of routes that say
+`when_full = "evict_oldest"`. Dead letters have their own bounds.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import apsw
+
+from gatewayd.spool.database import PAGE_BYTES
+from gatewayd.spool.ledger import Ledger
+from gatewayd.spool.migrations import SEQ_MASK, route_range
+from gatewayd.spool.positions import Positions
+from gatewayd.spool.sql import number
+
+REASON = "cap"
+_CHUNK_ROWS = 256
+_SLACK_BYTES = 16 * PAGE_BYTES  # freed beyond the need, so that not every commit at the cap has to evict
+_OLDEST = {
+    "results": "SELECT id, length(data) FROM results WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
+    "journal": "SELECT id, length(payload) FROM journal WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
+}
+_FIRST = {table: f"SELECT min(id) FROM {table} WHERE id > ? AND id < ?" for table in _OLDEST}  # noqa: S608
+_DELETE = {table: f"DELETE FROM {table} WHERE id > ? AND id <= ?" for table in _OLDEST}  # noqa: S608
+
+OnEvicted = Callable[[str, str, int], None]  # route, sink ("" for a message of the journal), n
+
+
+def wal_pages_for(max_bytes: int) -> int:
+    """How long the WAL may get before it is folded into the file: small, for a full disk must leave room to drain."""
+    return max(32, min(256, max_bytes // PAGE_BYTES // 16))
+
+
+class Cap:
+    """Measures and makes room. `used` is measured once a transaction and then kept by estimate."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        path: Path,
+        positions: Positions,
+        ledger: Ledger,
+        *,
+        max_bytes: int,
+        when_full: Mapping[str, str],
+        on_evicted: OnEvicted,
+    ) -> None:
+        self._connection = connection
+        self._wal = path.with_name(path.name + "-wal")
+        self._positions = positions
+        self._ledger = ledger
+        self._max_bytes = max_bytes
+        self._wal_reserve = 3 * wal_pages_for(max_bytes) * PAGE_BYTES
+        self._when_full = when_full
+        self._on_evicted = on_evicted
+        self.used_bytes = 0  # pages in use, without the WAL
+        # The last line of defense, should an estimate be wrong.
+        connection.pragma("max_page_count", max_bytes // PAGE_BYTES)
+
+    @property
+    def group_bytes(self) -> int:
+        """The most one transaction should bring, so that the WAL stays within its reserve."""
+        return self._wal_reserve // 3
+
+    @property
+    def wal_bytes(self) -> int:
+        """Size of the WAL file."""
+        try:
+            return self._wal.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def blocks(self, route: str) -> bool:
+        """Whether the route would rather wait than lose what is oldest."""
+        return self._when_full.get(route) == "block"
+
+    def measure(self) -> None:
+        """Look at the file; within a transaction, what it changed so far is seen."""
+        pages: int = self._connection.pragma("page_count") - self._connection.pragma("freelist_count")
+        self.used_bytes = pages * PAGE_BYTES
+
+    def room_bytes(self) -> int:
+        """How much may still be stored; negative beyond the cap."""
+        return self._max_bytes - max(self._wal_reserve, self.wal_bytes) - self.used_bytes
+
+    def make_room(self, need_bytes: int) -> int:
+        """Evict until `need_bytes` fit, or nothing is left to evict; the room there is then."""
+        room = self.room_bytes()
+        if room >= need_bytes:
+            return room
+        goal = need_bytes + _SLACK_BYTES
+        added = self.used_bytes
+        self.measure()
+        added -= self.used_bytes  # what this transaction is still going to insert, by estimate
+        while (room := self.room_bytes() - added) < goal and self._evict(goal - room):
+            self.measure()
+        self.used_bytes += added
+        return room
+
+    def _evict(self, n_bytes: int) -> bool:
+        for table in _OLDEST:
+            firsts = sorted(self._firsts(table))
+            if firsts:
+                # Up to the next route's oldest row, so that the order is global.
+                until = firsts[1][0] if len(firsts) > 1 else SEQ_MASK
+                self._evict_rows(table, firsts[0][1], until, n_bytes)
+                return True
+        return False
+
+    def _firsts(self, table: str) -> list[tuple[int, str]]:
+        routes = [(route, route_id) for route, route_id in self._positions.route_ids.items() if not self.blocks(route)]
+        firsts = [(number(self._connection, _FIRST[table], route_range(route_id)), route) for route, route_id in routes]
+        return [(row & SEQ_MASK, route) for row, route in firsts if row]
+
+    def _evict_rows(self, table: str, route: str, until_seq: int, n_bytes: int) -> None:
+        begin, end = route_range(self._positions.route_ids[route])
+        last, n_rows, n_freed = begin, 0, 0
+        for row, size in self._connection.execute(_OLDEST[table], (begin, end, _CHUNK_ROWS)):
+            if n_rows and (n_freed >= n_bytes or row & SEQ_MASK > until_seq):
+                break
+            last, n_rows, n_freed = row, n_rows + 1, n_freed + size
+        if table == "results":
+            self._count_results(route, last)
+        else:
+            self._ledger.message(route, "evicted", n_rows, REASON)
+            self._on_evicted(route, "", n_rows)
+        self._connection.execute(_DELETE[table], (begin, last))
+
+    def _count_results(self, route: str, last: int) -> None:
+        for sink in self._positions.sinks(route):
+            n_lost = self._positions.pending(route, sink, upto=last)
+            if n_lost:
+                self._ledger.result(route, sink, "evicted", n_lost, REASON)
+                self._on_evicted(route, sink, n_lost)

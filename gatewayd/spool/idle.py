@@ -1,0 +1,48 @@
+"""What the writer does when nothing waits: give pages back to the file system after a drain, in small steps."""
+
+import apsw
+
+from gatewayd.spool.cap import Cap
+from gatewayd.spool.database import BUSY_MS, PAGE_BYTES
+
+_BUSY_PAUSE_S = 0.25  # so long nothing waited: idle
+_STEP_PAUSE_S = 0.005
+_REST_PAUSE_S = 5.0
+_STEP_PAGES = 64  # 256 KiB: a few milliseconds
+_KEEP_PAGES = 64  # free pages left in the file for what comes next
+_WORTH_PAGES = 256  # fewer free pages than this are not worth the writing
+
+
+class Idle:
+    """Called again and again while nothing waits; `pause_s` is how long to wait for work before the next call."""
+
+    def __init__(self, connection: apsw.Connection, cap: Cap) -> None:
+        self._connection = connection
+        self._cap = cap
+        self._is_vacuuming = False
+        self.pause_s = _BUSY_PAUSE_S
+
+    def step(self) -> None:
+        """Do one small thing. A failure (full disk, a reader in the way) is no harm: the next step tries again."""
+        try:
+            n_free = int(self._connection.pragma("freelist_count"))
+            if n_free > (_KEEP_PAGES if self._is_vacuuming else _WORTH_PAGES):
+                self._is_vacuuming = True
+                n_pages = min(_STEP_PAGES, n_free - _KEEP_PAGES)
+                self._connection.execute(f"PRAGMA incremental_vacuum({n_pages})").fetchall()
+                self.pause_s = _STEP_PAUSE_S
+                return
+            if self._is_vacuuming or self._cap.wal_bytes > _WORTH_PAGES * PAGE_BYTES // 2:
+                self._is_vacuuming = False
+                self._truncate_wal()
+            self.pause_s = _BUSY_PAUSE_S
+        except apsw.Error:
+            self.pause_s = _REST_PAUSE_S
+
+    def _truncate_wal(self) -> None:
+        # Never wait for a reader here: messages may come at any moment.
+        self._connection.set_busy_timeout(0)
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self._connection.set_busy_timeout(BUSY_MS)

@@ -1,0 +1,110 @@
+"""What the spool remembers of the past: keys of stored results, identities of received messages. Both bounded.
+
+Invariant: only what is committed is remembered, so work that failed and is tried again is not taken for a duplicate.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import apsw
+import msgspec
+
+from gatewayd.spool.migrations import route_range
+
+MAX_KEYS = 65_536  # over all routes
+
+_decode_identities = msgspec.msgpack.Decoder(list[bytes]).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class RecentKeys:
+    """The newest keys of one route, `half` to twice `half` of them: two generations, the older dropped whole."""
+
+    __slots__ = ("_half", "old", "staged", "young")
+
+    def __init__(self, half: int) -> None:
+        self._half = half
+        self.young: set[str] = set()
+        self.old: set[str] = set()
+        self.staged: set[str] = set()  # of the transaction under way
+
+    def load(self, connection: apsw.Connection, route_id: int) -> None:
+        """Remember the newest rows on disk."""
+        rows = connection.execute(
+            "SELECT key FROM results WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?",
+            (*route_range(route_id), 2 * self._half),
+        )
+        self.old = {key for (key,) in rows}
+
+    def commit(self) -> None:
+        """The transaction is on disk."""
+        self.young |= self.staged
+        self.staged.clear()
+        if len(self.young) >= self._half:
+            self.old, self.young = self.young, set()
+
+    def rollback(self) -> None:
+        """The transaction is not on disk."""
+        self.staged.clear()
+
+
+class Seen:
+    """Identities of the newest messages: a row of `seen` for each group commit, trimmed as a whole."""
+
+    def __init__(self, max_identities: int) -> None:
+        self._max = max_identities
+        self._rows: deque[tuple[int, Sequence[bytes]]] = deque()
+        self._row_of: dict[bytes, int] = {}  # read by the event loop's thread
+        self._n = 0
+        self._staged: list[bytes] = []
+
+    def __contains__(self, identity: bytes) -> bool:
+        return identity in self._row_of
+
+    def load(self, connection: apsw.Connection) -> None:
+        """Remember what is on disk."""
+        for row, blob in connection.execute("SELECT id, identities FROM seen ORDER BY id"):
+            self._remember(row, _decode_identities(blob))
+
+    def stage(self, identities: Sequence[bytes]) -> None:
+        """These messages pass their durable point with the transaction under way."""
+        if self._max:
+            self._staged += identities
+
+    def flush(self, connection: apsw.Connection) -> None:
+        """Write the staged identities as one row, and remove the rows that are too old."""
+        if not self._staged:
+            return
+        connection.execute("INSERT INTO seen VALUES (?, ?)", (self._next_row(), _encode(self._staged)))
+        n, oldest_kept = self._n + len(self._staged), 0
+        for row, identities in self._rows:
+            if n - len(identities) < self._max:
+                break
+            n -= len(identities)
+            oldest_kept = row
+        if oldest_kept:
+            connection.execute("DELETE FROM seen WHERE id <= ?", (oldest_kept,))
+
+    def commit(self) -> None:
+        """The transaction is on disk."""
+        if self._staged:
+            self._remember(self._next_row(), self._staged)
+            self._staged = []
+
+    def rollback(self) -> None:
+        """The transaction is not on disk."""
+        self._staged = []
+
+    def _next_row(self) -> int:
+        return self._rows[-1][0] + 1 if self._rows else 1
+
+    def _remember(self, row: int, identities: Sequence[bytes]) -> None:
+        self._rows.append((row, identities))
+        self._row_of.update(dict.fromkeys(identities, row))
+        self._n += len(identities)
+        while self._n - len(self._rows[0][1]) >= self._max:
+            oldest, forgotten = self._rows.popleft()
+            self._n -= len(forgotten)
+            for identity in forgotten:
+                if self._row_of.get(identity) == oldest:
+                    del self._row_of[identity]

@@ -1,0 +1,301 @@
+"""The spool: journal, results on their way to the cloud, dead letters and the books, in one SQLite file.
+
+Invariants: what `commit` has returned for survives a power cut; a result is offered to each sink of its route, in
+order, until that sink has acked it or the cap has evicted it, counted; the books balance after every transaction.
+
+One thread does everything that touches the file (`writer`); here is the asyncio side of it.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+
+from gatewayd.config import schema
+from gatewayd.errors import FatalError, SpoolFull
+from gatewayd.ports import Clock, DeadLetter, JournalEntry, Lease, StoredResult, Work
+from gatewayd.spool.books import Books
+from gatewayd.spool.claims import Claim, Claims
+from gatewayd.spool.crash import CrashPoint
+from gatewayd.spool.opening import Opened, open_store
+from gatewayd.spool.store import work_bytes
+from gatewayd.spool.writer import Op, Writer
+
+log = structlog.get_logger(__name__)
+
+OnEvent = Callable[[str, Mapping[str, object]], None]
+
+_GROUPS_WAITING = 8  # so many full groups may wait for the writer
+
+
+def ignore_event(_name: str, _attributes: Mapping[str, object]) -> None:
+    """Report nothing: the default of `on_event`."""
+
+
+def result_as_payload(result: StoredResult) -> bytes:
+    """What a refused result is buried as, unless the caller knows better: its data alone."""
+    return result.data
+
+
+class SqliteSpool:
+    """The `Spool` of gatewayd.ports on one SQLite file.
+
+    A result's key is looked up among the newest 65,536 keys (over all routes), kept in memory and read back at the
+    start: no index is kept for it. `on_event` is called on the event loop's thread: "commit", "evicted",
+    "dead_purged", "duplicates", "no_room", and from `open` "damaged".
+    """
+
+    def __init__(self, opened: Opened, *, config: schema.Spool, clock: Clock, on_event: OnEvent, crash: str) -> None:
+        self._opened = opened
+        self._store = opened.store
+        self._config = config
+        self._clock = clock
+        self._on_event = on_event
+        self._claims = Claims(clock)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._max_waiting = _GROUPS_WAITING * config.max_group
+        self._n_waiting = 0
+        self._has_room = asyncio.Event()
+        self._is_closed = False
+        self._refused_payload: Callable[[StoredResult], bytes] = result_as_payload
+        self._writer = Writer(
+            opened.store,
+            deliver=self._deliver_from_thread,
+            events=opened.events,
+            clock=clock,
+            max_group=config.max_group,
+            window_s=config.commit_window_ms / 1000,
+            crash=CrashPoint(crash),
+            idle=opened.idle,
+        )
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        routes: Mapping[str, Sequence[str]],
+        when_full: Mapping[str, str],
+        config: schema.Spool,
+        clock: Clock,
+        on_event: OnEvent = ignore_event,
+        sinks: Collection[str] | None = None,
+        refused_payload: Callable[[StoredResult], bytes] = result_as_payload,
+        crash: str = "",
+    ) -> Self:
+        """Open or make the spool file `path`; beside it are its lock and what was found damaged.
+
+        `routes` names each route's sinks, `when_full` is "evict_oldest" (default) or "block" by route, `sinks` are all
+        sinks there are (default: those of `routes`): a route gone from the config is still delivered to those.
+        Raises ConfigError when another process has the spool, a newer gatewayd wrote it, or rights are missing.
+        """
+        all_sinks = {sink for known in routes.values() for sink in known} if sinks is None else set(sinks)
+        opened = open_store(path, routes=routes, sinks=all_sinks, when_full=when_full, config=config)
+        spool = cls(opened, config=config, clock=clock, on_event=on_event, crash=crash)
+        spool._refused_payload = refused_payload
+        if opened.aside is not None:
+            log.error("spool was damaged and is moved aside, a fresh one is begun", moved_to=str(opened.aside))
+            on_event("damaged", {"moved_to": str(opened.aside)})
+        spool._writer.start()
+        return spool
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Do what was begun, fold the WAL into the file and let go of it. The second time does nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop = asyncio.get_running_loop()
+            await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        self._writer.stop()
+        self._opened.close(is_clean=self._writer.is_healthy)
+
+    @property
+    def is_healthy(self) -> bool:
+        """False from the first failure on that is neither a full disk nor the caller's fault."""
+        return self._writer.is_healthy
+
+    @property
+    def used_bytes(self) -> int:
+        """What the spool takes of its cap, as of the last transaction."""
+        return self._store.cap.used_bytes + self._store.cap.wal_bytes
+
+    def known_routes(self, sink: str) -> list[str]:
+        """Routes with results for this sink: those of the config, and former ones that are not delivered yet."""
+        return self._store.positions.routes(sink)
+
+    def was_seen(self, identity: bytes) -> bool:
+        """See ports.Spool."""
+        return identity in self._store.seen
+
+    def submit(self, work: Work) -> "asyncio.Future[Sequence[int]]":
+        """What `commit` waits for, for callers that keep several works under way.
+
+        Raises FatalError when the work does not balance. The future fails with SpoolFull.
+        """
+        left = work.handled + len(work.journal) - len(work.done) + len(work.dead)
+        if work.received != left + (sum(work.dropped.values()) if work.dropped else 0):
+            raise FatalError(f"route {work.route}: a work does not balance, see gatewayd.ports.Work")
+        future = self._future()
+        if self._n_waiting >= 2 * self._max_waiting:
+            future.set_exception(SpoolFull("the spool cannot keep up: too much waits to be written"))
+            return future
+        op = Op(
+            partial(self._store.apply, work),
+            future,
+            is_producer=not work.done,
+            n_bytes=work_bytes(work),
+            n_results=len(work.results),
+        )
+        self._put(op)
+        return future
+
+    async def commit(self, work: Work) -> Sequence[int]:
+        """See ports.Spool. Raises FatalError when the work does not balance, before anything is written."""
+        while self._n_waiting >= self._max_waiting:
+            self._has_room.clear()
+            await self._has_room.wait()
+        return await self.submit(work)
+
+    async def journal(self, route: str, *, after: int, limit: int) -> Sequence[JournalEntry]:
+        """See ports.Spool."""
+        entries: Sequence[JournalEntry] = await self._do(
+            partial(self._store.read_journal, route, after, limit), is_read=True
+        )
+        return entries
+
+    async def journal_get(self, route: str, ids: Sequence[int]) -> Sequence[JournalEntry]:
+        """See ports.Spool."""
+        entries: Sequence[JournalEntry] = await self._do(partial(self._store.get_journal, route, ids), is_read=True)
+        return entries
+
+    async def begin(self, route: str, ids: Sequence[int]) -> None:
+        """See ports.Spool."""
+        await self._do(partial(self._store.count_attempts, route, ids))
+
+    async def attempt(self, identity: bytes) -> int:
+        """See ports.Spool. Bounded: the oldest counts are forgotten when there are too many."""
+        n: int = await self._do(partial(self._store.attempt, identity))
+        return n
+
+    async def books(self) -> Books:
+        """Both books as of now, counted from the rows: takes time that grows with the backlog."""
+        books: Books = await self._do(self._store.read_books, is_read=True)
+        return books
+
+    async def lease(self, sink: str, route: str, *, limit: int, max_bytes: int) -> Lease:
+        """See ports.Spool. Raises FatalError when the sink has no part in the route."""
+        claim = self._claim(sink, route)
+        while True:
+            async with claim.lock:
+                lease = await self._try(claim, sink, route, limit, max_bytes)
+            if lease is not None:
+                return lease
+            wait_s = claim.wait_s()
+            if wait_s > 0:
+                await claim.wait(wait_s)
+
+    async def try_lease(self, sink: str, route: str, *, limit: int, max_bytes: int) -> Lease | None:
+        """As `lease`, but None when nothing is due now."""
+        claim = self._claim(sink, route)
+        async with claim.lock:
+            return await self._try(claim, sink, route, limit, max_bytes)
+
+    async def ack(self, lease: Lease, *, refused: Mapping[str, str]) -> None:
+        """See ports.Spool. A lease whose results were offered again since is ignored: they will be acked then."""
+        claim = self._claims.find(lease)
+        if claim is None:
+            return
+        claim.keep()
+        buried = [(result, self._letter(lease, result, refused)) for result in lease.results if result.key in refused]
+        try:
+            await self._do(partial(self._store.ack, lease.route, lease.sink, lease.results[-1].row, buried))
+        finally:
+            # Also when cancelled: the next lease reads from the cursor, wherever the ack left it.
+            if claim.is_held_by(lease):
+                claim.free(attempt=1)
+
+    async def nack(self, lease: Lease, *, delay_s: float) -> None:
+        """See ports.Spool. The next lease's `attempt` is one more."""
+        claim = self._claims.find(lease)
+        if claim is not None:
+            claim.free(attempt=lease.attempt + 1, delay_s=delay_s)
+
+    def _claim(self, sink: str, route: str) -> Claim:
+        return self._claims.of(sink, route, is_known=self._store.positions.get(route, sink) is not None)
+
+    async def _try(self, claim: Claim, sink: str, route: str, limit: int, max_bytes: int) -> Lease | None:
+        if claim.wait_s() > 0:
+            return None
+        claim.about_to_read()
+        try:
+            read = partial(self._store.read_results, route, sink, limit, max_bytes)
+            results: tuple[StoredResult, ...] = await self._do(read, is_read=True)
+        except BaseException:
+            claim.wake()  # what was not looked at is looked at next time
+            raise
+        if not results:
+            return None
+        lease = Lease(id=self._claims.next_id(), sink=sink, route=route, results=results, attempt=claim.attempt)
+        return claim.take(lease, self._config.lease_s)
+
+    def _letter(self, lease: Lease, result: StoredResult, refused: Mapping[str, str]) -> DeadLetter:
+        return DeadLetter(
+            route=lease.route,
+            sink=lease.sink,
+            reason="refused",
+            detail=refused[result.key],
+            topic=result.subject,
+            payload=self._refused_payload(result),
+            time=result.time,
+            key=result.key,
+        )
+
+    def _do(self, run: Callable[[], Any], *, is_read: bool = False) -> "asyncio.Future[Any]":
+        future = self._future()
+        self._put(Op(run, future, is_read=is_read))
+        return future
+
+    def _future(self) -> "asyncio.Future[Any]":
+        if self._is_closed:
+            raise FatalError("the spool is closed")
+        self._loop = asyncio.get_running_loop()
+        return self._loop.create_future()
+
+    def _put(self, op: Op) -> None:
+        self._n_waiting += 1
+        self._writer.put(op)
+
+    def _deliver_from_thread(
+        self, ops: list[Op], grown: frozenset[str], events: list[tuple[str, Mapping[str, object]]]
+    ) -> None:
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._deliver, ops, grown, events)
+
+    def _deliver(self, ops: list[Op], grown: frozenset[str], events: list[tuple[str, Mapping[str, object]]]) -> None:
+        self._n_waiting -= len(ops)
+        self._has_room.set()
+        for op in ops:
+            if op.future.done():  # cancelled: done all the same
+                continue
+            if op.error is None:
+                op.future.set_result(op.value)
+            else:
+                op.future.set_exception(op.error)
+        for route in grown:
+            self._claims.wake(route)
+        for name, attributes in events:
+            self._on_event(name, attributes)

@@ -1,0 +1,377 @@
+"""What the writer thread does to the database: each public method is one change or one read, inside a transaction.
+
+Invariants: a change and its counters are one transaction; what is in memory (`Positions`, `Ledger`, sequence number …)
+is what is on disk, and after a rollback is read again from there; new rows are buffered and go in at `flush`.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from gatewayd.config import schema
+from gatewayd.errors import FatalError, SpoolFull
+from gatewayd.ports import DeadLetter, JournalEntry, NewResult, RawMessage, StoredResult, Work
+from gatewayd.spool import sql
+from gatewayd.spool.books import Books, read_books
+from gatewayd.spool.cap import REASON, Cap
+from gatewayd.spool.dead import DeadLetters
+from gatewayd.spool.ledger import Ledger
+from gatewayd.spool.migrations import SEQ_MASK, route_range
+from gatewayd.spool.positions import Positions
+from gatewayd.spool.recent import MAX_KEYS, RecentKeys, Seen
+
+OnEvent = Callable[[str, Mapping[str, object]], None]
+
+_Props = tuple[str, float, str, int, bool, bool, str, tuple[tuple[str, str], ...], bytes]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_props = msgspec.msgpack.Decoder(_Props).decode
+_RESULTS = "SELECT id, key, kind, subject, time, data, traceparent FROM results WHERE id > ? AND id < ? ORDER BY id"
+_ROW_BYTES = 192  # of one row beside its blob: key, kind, subject, trace context and SQLite's own
+_FILL = 1.3  # pages are never quite full
+_MIN_ATTEMPTS_KEPT = 1024
+
+
+class Store:
+    """The spool's state, used by one thread at a time."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        path: Path,
+        config: schema.Spool,
+        when_full: Mapping[str, str],
+        routes: Mapping[str, Sequence[str]],
+        emit: OnEvent,
+    ) -> None:
+        self._connection = connection
+        self._emit = emit
+        self.ledger = Ledger()
+        self.positions = Positions(connection)
+        self.cap = Cap(
+            connection,
+            path,
+            self.positions,
+            self.ledger,
+            max_bytes=config.max_bytes,
+            when_full=when_full,
+            on_evicted=self._report_evicted,
+        )
+        self._dead = DeadLetters(
+            connection,
+            self.ledger,
+            max_letters=config.max_dead_letters,
+            max_bytes=min(config.max_dead_bytes, config.max_bytes // 4),  # leave most of the cap to what is alive
+        )
+        self.seen = Seen(config.seen_messages)
+        self._max_attempts_kept = max(config.seen_messages, _MIN_ATTEMPTS_KEPT)
+        self._attempts: dict[bytes, int] = {}
+        self._keys: dict[str, RecentKeys] = {}
+        self._half_keys = MAX_KEYS // 2 // max(1, len(routes))
+        self._seq = 0
+        self._written_seq = 0
+        self._results: list[object] = []  # columns of rows not inserted yet
+        self._journal: list[object] = []
+        self.grown: set[str] = set()  # routes that got results in this transaction
+
+    def load(self) -> None:
+        """Read what is kept in memory, at the start and after a rollback."""
+        self._written_seq = self._seq = sql.number(self._connection, "SELECT value FROM meta WHERE name = 'seq'")
+        self.ledger.load(self._connection)
+        self.positions.load()
+        self._dead.load()
+        self._attempts = dict(sql.rows(self._connection, "SELECT identity, n FROM attempts ORDER BY id"))
+        self.cap.measure()
+
+    def reconcile(self, routes: Mapping[str, Sequence[str]], sinks: Collection[str]) -> list[tuple[str, str, int]]:
+        """Take over the routes and sinks of the config; (route, sink, results given up)."""
+        return self.positions.reconcile(routes, sinks, self._seq, self.ledger)
+
+    def begin(self) -> None:
+        """Start a transaction."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        self.cap.measure()
+
+    def flush(self) -> None:
+        """Write what was buffered; the transaction is then ready to commit."""
+        sql.insert(self._connection, "results", self._results)
+        sql.insert(self._connection, "journal", self._journal)
+        self._results, self._journal = [], []
+        self.seen.flush(self._connection)
+        self.ledger.flush(self._connection)
+        if self._seq != self._written_seq:
+            self._connection.execute("UPDATE meta SET value = ? WHERE name = 'seq'", (self._seq,))
+
+    def commit(self) -> None:
+        """Put the transaction on disk."""
+        self._connection.execute("COMMIT")
+
+    def committed(self) -> frozenset[str]:
+        """The transaction is on disk: remember it. The routes that have new results."""
+        self._written_seq = self._seq
+        self.seen.commit()
+        for keys in self._keys.values():
+            if keys.staged:
+                keys.commit()
+        grown, self.grown = frozenset(self.grown), set()
+        return grown
+
+    def rollback(self) -> None:
+        """Undo the transaction under way, on disk and in memory."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._results, self._journal = [], []
+        self.grown.clear()
+        self.seen.rollback()
+        for keys in self._keys.values():
+            keys.rollback()
+        self.load()
+
+    def apply(self, work: Work) -> list[int]:
+        """One `Work`; the ids of its journal rows. Raises SpoolFull before anything is changed."""
+        route, ledger = work.route, self.ledger
+        route_id = self.positions.route_id(route)
+        sinks = self.positions.sinks(route)
+        room = self._room_for(work, route)
+        if work.done:
+            self._remove_done(route, work.done)
+        journal_ids = self._add_journal(route, route_id, work.journal, room)
+        if sinks and work.results:
+            self._add_results(route, route_id, work.results, room)
+        for line, n in (("received", work.received), ("handled", work.handled)):
+            ledger.message(route, line, n)
+        for reason, n in work.dropped.items():
+            ledger.message(route, "dropped", n, reason)
+        for letter in work.dead:
+            ledger.message(route, "dead", 1, letter.reason)
+        self._bury(work.dead)
+        if work.seen:
+            self.seen.stage(work.seen)
+            self._forget_attempts(work.seen)
+        return journal_ids
+
+    def ack(self, route: str, sink: str, last: int, refused: Sequence[tuple[StoredResult, DeadLetter]]) -> None:
+        """The sink has everything up to `last`, but for what it refused. Doing it again changes nothing."""
+        pos = self.positions.get(route, sink)
+        if pos is None or last <= pos:
+            return
+        # Counted from the rows: what the cap evicted while it was being sent is counted as evicted already.
+        n_resolved = self.positions.pending(route, sink, upto=last)
+        there = "SELECT count(*) FROM results WHERE id = ?"
+        buried = [letter for result, letter in refused if sql.number(self._connection, there, (result.row,))]
+        self.ledger.result(route, sink, "delivered", n_resolved - len(buried))
+        self.ledger.result(route, sink, "refused", len(buried), "refused")
+        self._bury(buried)
+        self.positions.move(route, sink, last)
+
+    def count_attempts(self, route: str, ids: Sequence[int]) -> None:
+        """An attempt at handling these journal rows is about to be made."""
+        own = self._own(route, ids)
+        for _ in sql.by_ids(self._connection, "UPDATE journal SET attempts = attempts + 1 WHERE id IN", own):
+            pass
+
+    def attempt(self, identity: bytes) -> int:
+        """An attempt at a redelivered message is about to be made; how many that makes."""
+        n = self._attempts.get(identity, 0) + 1
+        if n > 1:
+            self._connection.execute("UPDATE attempts SET n = ? WHERE identity = ?", (n, identity))
+        else:
+            self._connection.execute("INSERT INTO attempts (identity, n) VALUES (?, 1)", (identity,))
+        self._attempts[identity] = n
+        if len(self._attempts) > self._max_attempts_kept:
+            self._forget_attempts([next(iter(self._attempts))])
+        return n
+
+    def read_results(self, route: str, sink: str, limit: int, max_bytes: int) -> tuple[StoredResult, ...]:
+        """The oldest results the sink has not had: at least one, if there is one, whatever its size."""
+        pos = self.positions.get(route, sink)
+        if pos is None:
+            return ()
+        end = route_range(self.positions.route_ids[route])[1]
+        taken: list[StoredResult] = []
+        n_bytes = 0
+        for row, key, kind, subject, time, data, trace in self._connection.execute(
+            f"{_RESULTS} LIMIT ?", (pos, end, limit)
+        ):
+            n_bytes += len(data)
+            if taken and n_bytes > max_bytes:
+                break
+            taken.append(
+                StoredResult(
+                    row=row, route=route, key=key, kind=kind, subject=subject, time=time, data=data, traceparent=trace
+                )
+            )
+        return tuple(taken)
+
+    def read_journal(self, route: str, after: int, limit: int) -> list[JournalEntry]:
+        """The route's journal after an id, oldest first."""
+        route_id = self.positions.route_ids.get(route)
+        if route_id is None:
+            return []
+        first, end = route_range(route_id)
+        query = "SELECT * FROM journal WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
+        return [_entry(row) for row in self._connection.execute(query, (max(first, after), end, limit))]
+
+    def get_journal(self, route: str, ids: Sequence[int]) -> list[JournalEntry]:
+        """Journal rows of the route by id, in the order asked for."""
+        rows = sql.by_ids(self._connection, "SELECT * FROM journal WHERE id IN", self._own(route, ids))
+        entries = {row[0]: _entry(row) for cursor in rows for row in cursor.fetchall()}
+        return [entries[row] for row in ids if row in entries]
+
+    def read_books(self) -> Books:
+        """Both books, counted from the rows."""
+        return read_books(self._connection)
+
+    def _own(self, route: str, ids: Sequence[int]) -> list[int]:
+        first, end = route_range(self.positions.route_ids.get(route, 0))
+        return [row for row in ids if first < row < end]
+
+    def _room_for(self, work: Work, route: str) -> int:
+        need = work_bytes(work)
+        if not need:
+            return 0
+        if work.done:
+            pass  # takes rows away too: always goes through
+        elif self.cap.blocks(route):
+            if self.cap.room_bytes() < need:
+                raise SpoolFull(f"route {route}: spool.max_bytes leaves no room for {need} bytes")
+        else:
+            # What does not fit even in an emptied spool is taken and evicted at once, see `_fitting`.
+            need = min(need, self.cap.make_room(need))
+        self.cap.used_bytes += max(0, need)
+        return need
+
+    def _remove_done(self, route: str, done: Sequence[int]) -> None:
+        ids = list(dict.fromkeys(done))
+        n_gone = len(done)
+        for _ in sql.by_ids(self._connection, "DELETE FROM journal WHERE id IN", ids):
+            n_gone -= self._connection.changes()
+        if n_gone:
+            # Evicted while it was being handled, and now it is answered after all: it counts as that.
+            self.ledger.message(route, "evicted", -n_gone, REASON)
+            if self.ledger.get("messages", route, "", "evicted", REASON) < 0:
+                raise FatalError(f"route {route}: {n_gone} journal entries are done that were never there")
+
+    def _add_journal(self, route: str, route_id: int, messages: Sequence[RawMessage], room: int) -> list[int]:
+        base = route_range(route_id)[0]
+        n_evicted = _n_too_many([len(raw.payload) for raw in messages], room) if messages else 0
+        ids = []
+        for index, raw in enumerate(messages):
+            row = base | self._next_seq()
+            ids.append(row)
+            if index >= n_evicted:
+                self._journal.extend((row, raw.payload, _encode(_props(raw)), 0))
+        if n_evicted:
+            self.ledger.message(route, "evicted", n_evicted, REASON)
+            self._report_evicted(route, "", n_evicted)
+        return ids
+
+    def _add_results(self, route: str, route_id: int, results: Sequence[NewResult], room: int) -> None:
+        keys = self._recent_keys(route, route_id)
+        young, old, staged = keys.young, keys.old, keys.staged
+        base, seq, extend = route_range(route_id)[0], self._seq, self._results.extend
+        n_evicted = _n_too_many([len(result.data) for result in results], room)
+        n_new, n_lost = 0, 0
+        for index, result in enumerate(results):
+            key = result.key
+            if key in staged or key in young or key in old:
+                continue
+            staged.add(key)
+            n_new += 1
+            if index < n_evicted:
+                n_lost += 1
+                continue
+            seq += 1
+            extend((base | seq, key, result.kind, result.subject, result.time, result.data, result.traceparent))
+        self._seq = seq
+        if seq > SEQ_MASK:
+            raise FatalError("the spool has numbered all the rows it can: move it aside and start a fresh one")
+        self._count_produced(route, n_new, n_lost)
+        if n_new < len(results):
+            self._emit("duplicates", {"route": route, "n": len(results) - n_new})
+
+    def _count_produced(self, route: str, n_new: int, n_lost: int) -> None:
+        for sink in self.positions.sinks(route):
+            self.ledger.result(route, sink, "produced", n_new)
+            if n_lost:
+                self.ledger.result(route, sink, "evicted", n_lost, REASON)
+                self._report_evicted(route, sink, n_lost)
+        if n_new > n_lost:
+            self.grown.add(route)
+
+    def _recent_keys(self, route: str, route_id: int) -> RecentKeys:
+        keys = self._keys.get(route)
+        if keys is None:
+            keys = self._keys[route] = RecentKeys(max(1, self._half_keys))
+            keys.load(self._connection, route_id)
+        return keys
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _forget_attempts(self, identities: Sequence[bytes]) -> None:
+        if not self._attempts:
+            return
+        for identity in identities:
+            if self._attempts.pop(identity, None) is not None:
+                self._connection.execute("DELETE FROM attempts WHERE identity = ?", (identity,))
+
+    def _bury(self, letters: Sequence[DeadLetter]) -> None:
+        n_purged = self._dead.bury(letters)
+        if n_purged:
+            self._emit("dead_purged", {"n": n_purged})
+
+    def _report_evicted(self, route: str, sink: str, n: int) -> None:
+        self._emit("evicted", {"route": route, "sink": sink, "reason": REASON, "n": n})
+
+
+def work_bytes(work: Work) -> int:
+    """About what the new rows of a work take on disk. Dead letters are bounded apart and take no part in the cap's
+    room: they must go in whatever happens."""
+    blobs = sum([len(result.data) for result in work.results]) + sum([len(raw.payload) for raw in work.journal])
+    return int(_FILL * (blobs + _ROW_BYTES * (len(work.results) + len(work.journal))))
+
+
+def _n_too_many(sizes: Sequence[int], room: int) -> int:
+    """How many of the first (oldest) rows have to go for the rest to fit into `room`."""
+    total = int(_FILL * (sum(sizes) + _ROW_BYTES * len(sizes)))
+    n = 0
+    while n < len(sizes) and total > room:
+        total -= int(_FILL * (sizes[n] + _ROW_BYTES))
+        n += 1
+    return n
+
+
+def _props(raw: RawMessage) -> _Props:
+    return (
+        raw.topic,
+        raw.time,
+        raw.key,
+        raw.qos,
+        raw.retain,
+        raw.dup,
+        raw.content_type,
+        raw.properties,
+        raw.identity,
+    )
+
+
+def _entry(row: Sequence[object]) -> JournalEntry:
+    entry_id, payload, props, attempts = row
+    topic, time, key, qos, retain, dup, content_type, properties, identity = _decode_props(props)  # type: ignore[arg-type]
+    message = RawMessage(
+        topic=topic,
+        payload=payload,  # type: ignore[arg-type]
+        time=time,
+        key=key,
+        qos=qos,
+        retain=retain,
+        dup=dup,
+        content_type=content_type,
+        properties=properties,
+        identity=identity,
+    )
+    return JournalEntry(id=entry_id, message=message, attempts=attempts)  # type: ignore[arg-type]

@@ -1,0 +1,222 @@
+"""The writer thread: everything that waits goes into one transaction, and is answered when that is on disk.
+
+Invariants: an operation is answered exactly once, after the commit that holds it; one that fails does so alone (the
+group is undone and each of its operations tried in a transaction of its own); no failure ends the thread.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import apsw
+import structlog
+
+from gatewayd.errors import FatalError, GatewaydError, SpoolFull
+from gatewayd.ports import Clock
+from gatewayd.spool.crash import CrashPoint
+from gatewayd.spool.idle import Idle
+from gatewayd.spool.store import Store
+
+log = structlog.get_logger(__name__)
+
+_RETRY_S = 0.2  # a full disk may have room again; acks and deletes are what makes it
+_NO_ROOM = (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.LockedError)
+
+
+class Op:
+    """One thing to do, and where its answer goes."""
+
+    __slots__ = ("error", "future", "is_producer", "is_read", "n_bytes", "n_results", "run", "value")
+
+    def __init__(
+        self,
+        run: Callable[[], Any],
+        future: "asyncio.Future[Any]",
+        *,
+        is_read: bool = False,
+        is_producer: bool = False,
+        n_bytes: int = 0,
+        n_results: int = 0,
+    ) -> None:
+        self.run = run
+        self.future = future
+        self.is_read = is_read
+        self.is_producer = is_producer  # told that the spool is full; others wait until it is not
+        self.n_bytes = n_bytes
+        self.n_results = n_results
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+Deliver = Callable[[list[Op], frozenset[str], list[tuple[str, Mapping[str, object]]]], None]
+
+
+class Writer:
+    """Owns the store from `start` to the end of `stop`."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        deliver: Deliver,
+        events: list[tuple[str, Mapping[str, object]]],
+        clock: Clock,
+        max_group: int,
+        window_s: float,
+        crash: CrashPoint,
+        idle: Idle,
+    ) -> None:
+        self._store = store
+        self._deliver = deliver
+        self._events = events
+        self._clock = clock
+        self._max_group = max_group
+        self._window_s = window_s
+        self._crash = crash
+        self._idle = idle
+        self._queue: queue.SimpleQueue[Op | None] = queue.SimpleQueue()
+        self._delayed: list[Op] = []  # acks and deletes that found the disk full
+        self._is_stopping = False
+        self._mark = 0  # events from here on are of the transaction under way
+        self.is_healthy = True
+        self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def put(self, op: Op) -> None:
+        """Queue an operation. Whoever calls bounds how many."""
+        self._queue.put(op)
+
+    def stop(self) -> None:
+        """Do what was queued before, then end. Blocks until then."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            ops = self._take()
+            writes = [op for op in ops if not op.is_read]
+            grown: frozenset[str] = frozenset()
+            if writes:
+                ops, grown = self._write(writes, ops)
+            for op in ops:
+                if op.is_read:
+                    self._alone(op, self._read)
+            self._hand_back(ops, grown)
+        for op in self._delayed:
+            op.error = SpoolFull("the spool was closed while the disk was full")
+        self._hand_back(self._delayed, frozenset())
+
+    def _take(self) -> list[Op]:
+        """Everything that waits, up to the bounds of a group; nothing when it is time to look after the file."""
+        ops: list[Op] = []
+        try:
+            first = self._queue.get(timeout=_RETRY_S if self._delayed else self._idle.pause_s)
+        except queue.Empty:
+            if self._delayed:
+                ops, self._delayed = self._delayed, []
+            else:
+                self._idle.step()
+            return ops
+        if self._window_s:
+            time.sleep(self._window_s)
+        n_bytes = 0
+        while first is not None:
+            ops.append(first)
+            n_bytes += first.n_bytes
+            if len(ops) >= self._max_group or n_bytes >= self._store.cap.group_bytes:
+                return ops
+            try:
+                first = self._queue.get_nowait()
+            except queue.Empty:
+                return ops
+        self._is_stopping = True
+        return ops
+
+    def _write(self, writes: list[Op], ops: list[Op]) -> tuple[list[Op], frozenset[str]]:
+        """Commit the writes; what is to be answered now, and the routes that have new results."""
+        started_s = self._clock.monotonic()
+        try:
+            grown = self._transact(writes)
+        except Exception:
+            # Which of them it was shows when each is tried alone.
+            self._undo()
+            grown = frozenset()
+            for op in writes:
+                op.error = None
+                grown |= self._alone(op, self._transact_one) or frozenset()
+        done = [op for op in writes if op.error is None]
+        report = {
+            "works": sum(op.is_producer for op in done),
+            "results": sum(op.n_results for op in done),
+            "bytes": sum(op.n_bytes for op in done),
+            "seconds": self._clock.monotonic() - started_s,
+        }
+        self._events.append(("commit", report))
+        if self._delayed:
+            later = set(map(id, self._delayed))
+            ops = [op for op in ops if id(op) not in later]
+        return ops, grown
+
+    def _transact(self, ops: list[Op]) -> frozenset[str]:
+        self._mark = len(self._events)
+        self._store.begin()
+        for op in ops:
+            try:
+                op.value = op.run()
+            except SpoolFull as error:  # raised before anything was changed: the others go on
+                op.error = error
+        self._store.flush()
+        self._crash.reach("spool.before_commit")
+        self._store.commit()
+        self._crash.reach("spool.after_commit")
+        return self._store.committed()
+
+    def _transact_one(self, op: Op) -> frozenset[str]:
+        return self._transact([op])
+
+    def _read(self, op: Op) -> None:
+        self._mark = len(self._events)
+        op.value = op.run()
+
+    def _alone(self, op: Op, step: Callable[[Op], frozenset[str] | None]) -> frozenset[str] | None:
+        try:
+            return step(op)
+        except _NO_ROOM as error:
+            self._undo()
+            self._events.append(("no_room", {"cause": str(error)}))
+            if op.is_producer or op.is_read:
+                op.error = SpoolFull(f"the file system takes no more: {error}")
+            else:
+                self._delayed.append(op)
+            return None
+        except GatewaydError as error:
+            op.error = error
+        except (apsw.ConstraintError, TypeError, ValueError) as error:
+            op.error = FatalError(f"the spool was given what it cannot store: {error!r}")
+        except Exception as error:
+            # The adapter's boundary: whoever waits must hear of it, and the thread must live to tell the next.
+            self.is_healthy = False
+            op.error = FatalError(f"the spool cannot write: {error!r}")
+            log.exception("spool failed")
+        self._undo()
+        return None
+
+    def _undo(self) -> None:
+        del self._events[self._mark :]
+        try:
+            self._store.rollback()
+        except apsw.Error as error:
+            self.is_healthy = False
+            log.error("spool cannot roll back", cause=repr(error))
+
+    def _hand_back(self, ops: list[Op], grown: frozenset[str]) -> None:
+        if ops or self._events:
+            events = self._events[:]
+            self._events.clear()
+            self._deliver(ops, grown, events)
