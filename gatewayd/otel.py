@@ -55,7 +55,7 @@ class Meters:
         self._registry = registry
         self.counts: dict[str, Count] = {}
         self.histograms: dict[str, Histogram] = {}
-        self.gauges: dict[str, Callable[[], Reading]] = {}
+        self.callbacks: dict[str, Callable[[], Reading]] = {}
         meter = provider.get_meter("gatewayd")
         for instrument in INSTRUMENTS.values():
             self._create(meter, instrument)
@@ -84,10 +84,10 @@ class Meters:
         return observe
 
     def _read(self, instrument: Instrument) -> Reading:
-        if instrument.kind == "counter":
-            return self.counts[instrument.same_as or instrument.name].copy()
-        callback = self.gauges.get(instrument.name)
-        return {} if callback is None else callback()
+        callback = self.callbacks.get(instrument.name)
+        if callback is not None:
+            return callback()
+        return self.counts[instrument.same_as or instrument.name].copy() if instrument.kind == "counter" else {}
 
     def prometheus(self) -> bytes:
         """The text of /metrics. Takes milliseconds and calls the gauges' callbacks."""

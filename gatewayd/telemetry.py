@@ -59,10 +59,13 @@ class Telemetry:
         return self._meters.prometheus()
 
     def observe(self, name: str, callback: Callable[[], Reading]) -> None:
-        """What the gauge `name` reads: a number, or numbers by attribute values. Called from other threads."""
-        if INSTRUMENTS[name].kind != "gauge":
-            raise ValueError(f"{name} is no gauge")
-        self._meters.gauges[name] = callback
+        """What `name` reads: a number, or numbers by attribute values. Called from other threads.
+
+        A gauge, or a counter whose total is kept elsewhere (and never falls).
+        """
+        if INSTRUMENTS[name].kind == "histogram":
+            raise ValueError(f"{name} is a histogram: it cannot be read, only recorded")
+        self._meters.callbacks[name] = callback
 
     def total(self, name: str, *labels: str) -> float:
         """What the counter has come to with these attribute values, for status pages and tests."""
@@ -132,8 +135,8 @@ class Telemetry:
         self._counts["gatewayd.spool.evicted"].add((route, reason), n)
 
     def spool_event(self, name: str, attributes: Mapping[str, Any]) -> None:
-        """What the spool tells: "committed", "evicted" and "expired" by their own metrics, anything else by name."""
-        if name == "committed":
+        """What the spool tells: "commit", "evicted" and "expired" have their own metrics, all else is counted by name."""
+        if name == "commit":
             works, results = int(attributes.get("works", 0)), int(attributes.get("results", 0))
             self.committed(works, results, int(attributes.get("bytes", 0)), float(attributes.get("seconds", 0.0)))
         elif name in ("evicted", "expired"):
@@ -208,6 +211,13 @@ class Telemetry:
         tokens.add((model, "output"), tokens_out)
         self._record("gen_ai.server.request.duration", model, seconds)
 
+    def observe_models(self, stats: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:
+        """Where the figures of loaded models are read: by model, then `tokens_in`, `resident_bytes` …"""
+        self.observe("gatewayd.model.calls", lambda: _figures(stats(), ("calls",)))
+        self.observe("gatewayd.worker.memory", lambda: _figures(stats(), ("resident_bytes",)))
+        kinds = {"tokens_in": "input", "tokens_cached": "cached", "tokens_out": "output"}
+        self.observe("gatewayd.llm.tokens", lambda: _figures(stats(), tuple(kinds), kinds))
+
     def loop_lagged(self, seconds: float) -> None:
         """The event loop woke a timer this late."""
         self._record("gatewayd.loop.lag", "", seconds)
@@ -219,6 +229,18 @@ class Telemetry:
             attributes = {**instrument.fixed, **dict(zip(instrument.attributes, (label,), strict=False))}
             self._fixed[name, label] = attributes
         self._meters.histograms[name].record(seconds, attributes)
+
+
+def _figures(
+    stats: Mapping[str, Mapping[str, float]], names: tuple[str, ...], labels: Mapping[str, str] | None = None
+) -> dict[tuple[str, ...], float]:
+    """The named figures of the models that have them, by model, and by label where there are labels."""
+    return {
+        (model, labels[name]) if labels else (model,): figures[name]
+        for model, figures in stats.items()
+        for name in names
+        if name in figures
+    }
 
 
 def _sqlite_version() -> str:

@@ -55,7 +55,7 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.batch_handled("a", 2, 0.02)
     telemetry.live_published("a", 2)
     telemetry.live_failed("a", 1)
-    telemetry.spool_event("committed", {"works": 2, "results": 2, "bytes": 100, "seconds": 0.002})
+    telemetry.spool_event("commit", {"works": 2, "results": 2, "bytes": 100, "seconds": 0.002})
     telemetry.spool_event("evicted", {"route": "a", "reason": "cap", "n": 4})
     telemetry.spool_event("purged", {"n": 2})
     telemetry.sent("s", "a", 2, 100, 0.1)
@@ -68,6 +68,7 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.model_event("m", "loaded")
     telemetry.generated("m", 10, 5, 4, 0.5)
     telemetry.loop_lagged(0.01)
+    telemetry.observe("gatewayd.model.calls", lambda: {("m",): 1.0})
     for name, instrument in INSTRUMENTS.items():
         if instrument.kind == "gauge" and name not in ("gatewayd.build.info", "gatewayd.sink.reachable"):
             labels = tuple("x" for _ in instrument.attributes)
@@ -150,8 +151,8 @@ def test_a_gauge_reads_its_callback_when_the_page_is_asked_for(telemetry: Teleme
 def test_only_what_is_in_the_table_can_be_observed(telemetry: Telemetry) -> None:
     with pytest.raises(KeyError):
         telemetry.observe("gatewayd.made.up", lambda: 1.0)
-    with pytest.raises(ValueError, match="no gauge"):
-        telemetry.observe("gatewayd.messages.received", lambda: 1.0)
+    with pytest.raises(ValueError, match="histogram"):
+        telemetry.observe("gatewayd.loop.lag", lambda: 1.0)
 
 
 def test_a_sink_is_reachable_until_it_goes_away_and_when_it_is_back(telemetry: Telemetry) -> None:
@@ -166,6 +167,18 @@ def test_a_sink_is_reachable_until_it_goes_away_and_when_it_is_back(telemetry: T
 
     assert seen == [(1.0, True), (0.0, False), (1.0, True)]
     assert telemetry.reachable("never used") is None
+
+
+def test_the_figures_of_loaded_models_are_read_when_the_page_is_asked_for(telemetry: Telemetry) -> None:
+    figures = {"calls": 2.0, "tokens_in": 30.0, "tokens_cached": 20.0, "tokens_out": 5.0, "resident_bytes": 4096.0}
+    telemetry.observe_models(lambda: {"gemma": figures, "pumps": {"calls": 7.0}})
+
+    found = samples(telemetry)
+
+    tokens = {dict(labels)["type"]: n for (name, labels), n in found.items() if name == "gatewayd_llm_tokens_total"}
+    assert tokens == {"input": 30.0, "cached": 20.0, "output": 5.0}
+    assert found["gatewayd_model_calls_total", (("model", "pumps"),)] == 7.0
+    assert [n for (name, _), n in found.items() if name == "gatewayd_worker_memory_bytes"] == [4096.0]
 
 
 # --- spans ---
