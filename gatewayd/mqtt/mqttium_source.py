@@ -109,11 +109,11 @@ class MqttiumSource:
             lost = asyncio.Event()
             client.on_disconnect = lambda _cause, lost=lost: lost.set()
             connack = await self._open(client, tls)
-            connect.stop_if_cancelled()
             if connack is not None:
                 backoff.connected(self._clock.monotonic())
                 await self._serve(client, connack, lost)
                 backoff.lost(self._clock.monotonic())
+            connect.stop_if_cancelled()
             delay_s = backoff.next_delay_s(self._draw())
             self._on_event("retry", {"delay_s": delay_s})
             await self._clock.sleep(delay_s)
@@ -204,6 +204,7 @@ class MqttiumSource:
         self._on_event("connected", {"session_present": connack.session_present})
         log.info("connected to the broker", broker=self._broker, session_present=connack.session_present)
         try:
+            connect.stop_if_cancelled()
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._pump(client), name="source-pump"),
