@@ -77,6 +77,7 @@ _COUNTERS = (
     _counter("gatewayd.source.losses", "{connection}", "Connections to the local bus that were lost.", "cause"),
     _counter("gatewayd.source.events", "{event}", "What else the source tells.", "event"),
     _counter("gatewayd.model.events", "{event}", "Loads, crashes and restarts of models.", "model", "event"),
+    _counter("gatewayd.model.calls", "{call}", "Calls of a loaded model.", "model"),
     _counter(
         "gatewayd.llm.tokens", "{token}", "Tokens: type is input, cached (part of input) or output.", "model", "type"
     ),

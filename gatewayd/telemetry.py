@@ -135,7 +135,7 @@ class Telemetry:
         self._counts["gatewayd.spool.evicted"].add((route, reason), n)
 
     def spool_event(self, name: str, attributes: Mapping[str, Any]) -> None:
-        """What the spool tells: "commit", "evicted" and "expired" have their own metrics, all else is counted by name."""
+        """What the spool tells: "commit", "evicted" and "expired" have their own metrics, the rest is by name."""
         if name == "commit":
             works, results = int(attributes.get("works", 0)), int(attributes.get("results", 0))
             self.committed(works, results, int(attributes.get("bytes", 0)), float(attributes.get("seconds", 0.0)))
