@@ -11,6 +11,7 @@ lines of statements (templates) it was not fitted on; templates are wider here t
 
 import argparse
 import json
+import logging
 import re
 import statistics
 import tempfile
@@ -23,12 +24,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import structlog
 
 from gatewayd.api import Batch, Message, Models, Result, Window
 from gatewayd.config.schema import Models as ModelsConfig
 from gatewayd.models.fit_text import fit_text
 from gatewayd.models.store import ModelStore
 from gatewayd_handlers.classify_text import ClassifyText
+from gatewayd_handlers.summarize_text import SummarizeText
+from gatewayd_handlers.summary_form import check
 
 ENCODER = "minilm-int8"
 HELD_OUT = 0.3  # of the templates of each label
@@ -235,13 +239,43 @@ def report_classification(data: Path, models_dir: Path, seeds: int) -> None:
         _print_figures(f"{name}, templates", [templates for _, templates in runs])
 
 
+def report_summaries(recording: Path, models_dir: Path, model: str, n_windows: int, n_shown: int) -> None:
+    """Summarize hourly windows, evenly spread over the recording; every one must have the form of a summary."""
+    store = ModelStore(models_dir, ModelsConfig())
+    handler = SummarizeText(msgspec.convert({"model": model}, SummarizeText.Config))
+    handler.start(store)
+    windows = list(hourly_windows(recording))
+    chosen = [windows[i * len(windows) // n_windows] for i in range(min(n_windows, len(windows)))]
+    took_s, cached, read = [], 0, 0
+    for number, batch in enumerate(chosen):
+        began = time.perf_counter()
+        (result,) = handler.handle(batch)
+        took_s.append(time.perf_counter() - began)
+        check(result.data["summary"])
+        cached, read = cached + result.data["tokens_cached"], read + result.data["tokens_in"]
+        if number < n_shown:
+            print(json.dumps(result.data, indent=1, ensure_ascii=False))
+    store.close()
+    print(f"{recording.name}: {len(chosen)} windows, all in form; by outcome {dict(handler.summaries)}")
+    print(
+        f"  {statistics.median(took_s):.1f} s each (median), {max(took_s):.1f} s at most; {cached} of {read} tokens cached"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the recordings")
     parser.add_argument("--models", type=Path, required=True, help="folder of bundles, with minilm-int8")
     parser.add_argument("--seeds", type=int, default=10, help="splits a head is judged on")
+    parser.add_argument("--llm", default="gemma3-270m", help="bundle that summarizes")
+    parser.add_argument("--windows", type=int, default=20, help="windows summarized of each recording")
     arguments = parser.parse_args()
+    logging.getLogger().setLevel(logging.WARNING)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     report_classification(arguments.data, arguments.models, arguments.seeds)
+    text = arguments.data / "text" if (arguments.data / "text").exists() else arguments.data
+    for name, shown in (("OpenSSH_2k.log", 2), ("Linux_2k.log", 3)):
+        report_summaries(text / name, arguments.models, arguments.llm, arguments.windows, shown)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Needs the extra `fit`; imported by the command that fits, never by the daemon.
 """
 
 import csv
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gatewayd.errors import ConfigError
+from gatewayd.models.bundle import read_bundle
 from gatewayd.models.write import write_bundle
 
 Floats = npt.NDArray[np.float64]
@@ -96,7 +96,7 @@ def fit_text(
     weights, bias = _fit(data, np.arange(len(texts)), len(labels))
     fits = {
         "encoder": encoder.name,
-        "encoder_sha256": _sha256(encoder / "model.onnx"),
+        "encoder_sha256": _digest(encoder),
         "max_tokens": max_tokens,
         "mask_numbers": mask_numbers,
     }
@@ -321,9 +321,7 @@ def _write(report: FitReport, head: bytes, fits: Mapping[str, Any], *, version: 
     )
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as exc:
-        raise ConfigError("encoder", f"{path} cannot be read: {exc.strerror}") from exc
+def _digest(encoder: Path) -> str:
+    """SHA-256 of the encoder's model file, as its manifest says. Raises ModelError when there is no such bundle."""
+    files = read_bundle(encoder, name=encoder.name).manifest.files
+    return next(entry.sha256 for entry in files if entry.role == "model")

