@@ -118,7 +118,11 @@ def csv_value(payload: bytes, columns: list[str], delimiter: str) -> Any:
 def cbor_value(payload: bytes, max_depth: int) -> Any:
     """CBOR, made plain: byte strings as base64, dates as ISO 8601, names as str."""
     try:
-        return plain(cbor2.loads(payload), max_depth=max_depth, max_nodes=len(payload) + 1)
+        decoder = cbor2.CBORDecoder(io.BytesIO(payload))
+        value = plain(decoder.decode(), max_depth=max_depth, max_nodes=len(payload) + 1)
+        if _goes_on(decoder):
+            raise RejectedError("CBOR that goes on after its value", reason="decode")
+        return value
     except RecursionError:
         raise too_deep(max_depth) from None
     except cbor2.CBORDecodeError as error:
@@ -127,6 +131,13 @@ def cbor_value(payload: bytes, max_depth: int) -> Any:
         raise RejectedError(f"not CBOR: {error}", reason="decode") from None
     except (ValueError, TypeError, OverflowError, LookupError, ArithmeticError) as error:  # older cbor2 lets tags raise
         raise RejectedError(f"not CBOR: {type(error).__name__}", reason="decode") from None
+
+
+def _goes_on(decoder: cbor2.CBORDecoder) -> bool:
+    try:
+        return bool(decoder.read(1))
+    except cbor2.CBORDecodeEOF:
+        return False
 
 
 def msgpack_value(payload: bytes, max_depth: int) -> Any:
