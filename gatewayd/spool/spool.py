@@ -195,6 +195,12 @@ class SqliteSpool:
         books: Books = await self._do(self._store.read_books, is_read=True)
         return books
 
+    async def ping(self) -> None:
+        """Return when the writer has answered. Raises FatalError when it met a failure it cannot go on from."""
+        await self._do(lambda: None, is_read=True)
+        if not self.is_healthy:
+            raise FatalError("the spool's writer met a failure it cannot go on from, see the log")
+
     async def lease(self, sink: str, route: str, *, limit: int, max_bytes: int) -> Lease:
         """See ports.Spool. Raises FatalError when the sink has no part in the route."""
         claim = self._claim(sink, route)

@@ -1,0 +1,44 @@
+# The two commands of the README are `make demo` and `make test`; both do all the set-up themselves.
+# ARGS goes to the command: `make demo ARGS="--seconds 30 --json"`, `make test ARGS="tests/unit -x"`.
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help demo test lint types imports docs wheel clean
+
+help:
+	@echo "make demo    the main job: broker, devices, models, spool, cloud cut and restored"
+	@echo "make test    every test, against a real Mosquitto"
+	@echo "make lint types imports docs wheel    what CI checks besides"
+
+demo: $(VENV)/.ready-demo
+	@$(BIN)/gatewayd demo $(ARGS)
+
+test: $(VENV)/.ready-dev
+	@tools/need-mosquitto
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready-dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.ready-dev
+	$(BIN)/lint-imports
+
+# Write the generated files anew: config.toml and docs/reference.
+docs: $(VENV)/.ready-dev
+	$(BIN)/python -m gatewayd.reference --write
+
+wheel: $(VENV)/.ready-dev
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+
+$(VENV)/.ready-%: pyproject.toml tools/set-up
+	@tools/set-up $(VENV) $*
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

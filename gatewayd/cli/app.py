@@ -1,0 +1,241 @@
+"""All commands. Each imports what it needs when it is called, so that `--help` and tab completion stay quick."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gatewayd.cli import EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE
+
+app = typer.Typer(
+    name="gatewayd",
+    help="The inference daemon of an IoT gateway.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+spool = typer.Typer(help="Look into the spool: works beside a running daemon.", no_args_is_help=True)
+models = typer.Typer(help="Model bundles: list, verify, fetch, fit.", no_args_is_help=True)
+app.add_typer(spool, name="spool")
+app.add_typer(models, name="models")
+
+SYSTEM_CONFIG = Path("/etc/gatewayd/gatewayd.toml")
+
+
+def _default_config() -> Path:
+    return SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else Path("config.toml")
+
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        "-c",
+        default_factory=_default_config,
+        show_default=f"{SYSTEM_CONFIG}, else ./config.toml",
+        help="Config file.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, for scripts.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from gatewayd import __version__
+
+        typer.echo(f"gatewayd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Classify and summarize on the gateway, lose nothing, sync when there is a cloud."""
+
+
+@app.command()
+def run(config: ConfigOption) -> None:
+    """Run the daemon until SIGTERM; SIGHUP reloads."""
+    from gatewayd.config.environment import read_environment
+    from gatewayd.service import run_service
+
+    asyncio.run(run_service(config, read_environment()))
+
+
+@app.command()
+def check(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Print everything that is wrong with a config: file, line, key, what is allowed. Exit status 78 if anything is."""
+    from gatewayd.cli.check import print_problems
+
+    if not print_problems(config, as_json=as_json):
+        raise typer.Exit(EXIT_CONFIG)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=8, max=86400, help="How long the devices publish, in seconds.")] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the two books alone, as JSON.")] = False,
+    keep: Annotated[Path | None, typer.Option(help="Keep spool, config and logs in this folder.")] = None,
+    models_dir: Annotated[
+        Path | None, typer.Option("--models", help="Where the demo's model bundles are kept.")
+    ] = None,
+) -> None:
+    """The main job before your eyes: broker, devices, models, spool, a cloud that is cut and restored."""
+    from gatewayd.cli.demo.show import run_demo
+
+    if not asyncio.run(run_demo(seconds=seconds, as_json=as_json, keep=keep, models_dir=models_dir)):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def replay(
+    recording: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="NDJSON of messages, or *.samples.toml.")
+    ],
+    config: ConfigOption,
+    update: Annotated[bool, typer.Option("--update", help="Write what came out into the samples file.")] = False,
+) -> None:
+    """Send a recording through the real parts, without a broker; results go to standard output as CloudEvents."""
+    from gatewayd.cli.replay import replay_file
+
+    if not asyncio.run(replay_file(recording, config, update=update)):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def status(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """What the running daemon says of itself."""
+    from gatewayd.cli.status import print_status
+
+    if not asyncio.run(print_status(config, as_json=as_json)):
+        raise typer.Exit(EXIT_UNAVAILABLE)
+
+
+@app.command()
+def handlers(
+    name: Annotated[str | None, typer.Argument(help="Show this handler's options.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Look into its [handlers] paths too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List handlers, or one handler's options."""
+    from gatewayd.cli.handlers import print_handlers
+
+    print_handlers(name, config, as_json=as_json)
+
+
+@app.command()
+def doctor(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Check config, broker, models, spool and clock, and say what to do."""
+    from gatewayd.cli.doctor import examine
+
+    if not asyncio.run(examine(config, as_json=as_json)):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@spool.command("status")
+def spool_status(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Rows, bytes, oldest age."""
+    from gatewayd.cli.spool import print_status
+
+    print_status(config, as_json=as_json)
+
+
+@spool.command("audit")
+def spool_audit(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """The two books: what came in, what came of it, and where it is. Exit status 1 if they do not balance."""
+    from gatewayd.cli.spool import print_books
+
+    if not print_books(config, as_json=as_json):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@spool.command("dead")
+def spool_dead(
+    config: ConfigOption,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Dead letters: what was put aside, and why."""
+    from gatewayd.cli.spool import print_dead
+
+    print_dead(config, limit=limit, as_json=as_json)
+
+
+@models.command("ls")
+def models_ls(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """The bundles in the models folder, and what is wrong with those that cannot be used."""
+    from gatewayd.cli.models import print_bundles
+
+    print_bundles(config, as_json=as_json)
+
+
+@models.command("verify")
+def models_verify(
+    config: ConfigOption, names: Annotated[list[str] | None, typer.Argument(help="Bundles; all if none.")] = None
+) -> None:
+    """Check every file of the bundles against its sha256."""
+    from gatewayd.cli.models import verify_bundles
+
+    if not verify_bundles(config, names or []):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@models.command("fetch")
+def models_fetch(
+    config: ConfigOption,
+    names: Annotated[list[str] | None, typer.Argument(help="minilm-int8, gemma3-270m; both if none.")] = None,
+) -> None:
+    """Download ready-made bundles into the models folder."""
+    from gatewayd.cli.models import fetch_bundles
+
+    fetch_bundles(config, names or [])
+
+
+@models.command("fit")
+def models_fit(
+    config: ConfigOption,
+    files: Annotated[
+        list[Path], typer.Argument(exists=True, help="CSV recordings; with --text CSV or NDJSON of texts.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the bundle that is written into the models folder.")],
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
+    text: Annotated[bool, typer.Option("--text", help="Fit a head for classify_text on labeled texts.")] = False,
+    label: Annotated[str | None, typer.Option(help="Column of the labels. None: an anomaly detector.")] = None,
+    fields: Annotated[
+        list[str] | None, typer.Option("--field", help="Column to use; all numeric ones if none.")
+    ] = None,
+    time: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
+    device: Annotated[str | None, typer.Option(help="Column that tells devices apart.")] = None,
+    window: Annotated[int, typer.Option(min=2, help="Samples the model looks at.")] = 16,
+    column: Annotated[str, typer.Option(help="With --text: column of the texts.")] = "text",
+    encoder: Annotated[str, typer.Option(help="With --text: the encoder's bundle.")] = "minilm-int8",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model from your own recordings (needs the extra `fit`, which the gateway does not)."""
+    from gatewayd.cli import fit
+
+    if text:
+        columns = {"text_column": column, "label_column": label or "label"}
+        fit.fit_from_texts(config, files, encoder=encoder, as_json=as_json, name=name, version=version, **columns)
+        return
+    fit.fit_from_recordings(
+        config,
+        files,
+        as_json=as_json,
+        name=name,
+        version=version,
+        fields=fields,
+        label_column=label,
+        time_column=time,
+        device_column=device,
+        window=window,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(app())

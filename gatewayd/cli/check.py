@@ -1,0 +1,23 @@
+"""`gatewayd check`."""
+
+from pathlib import Path
+
+import msgspec
+import typer
+
+from gatewayd.cli.problems import handler_problems
+from gatewayd.config.load import check
+
+
+def print_problems(config: Path, *, as_json: bool) -> bool:
+    """Print every problem of the file. True when the daemon would start with it."""
+    problems = check(config, handler_problems(config))
+    errors = [problem for problem in problems if not problem.is_warning]
+    if as_json:
+        typer.echo(msgspec.json.encode(problems).decode())
+    else:
+        for problem in problems:
+            typer.echo(str(problem), err=not problem.is_warning)
+        if not errors:
+            typer.echo(f"{config}: ok" + (f", {len(problems)} warnings" if problems else ""))
+    return not errors

@@ -1,0 +1,1 @@
+"""`gatewayd demo`: the real daemon, real models, an embedded broker, simulated devices, and a cloud that is cut."""

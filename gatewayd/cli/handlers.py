@@ -1,0 +1,44 @@
+"""`gatewayd handlers`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from gatewayd.cli.output import print_json, print_table
+from gatewayd.config.load import load
+from gatewayd.errors import ConfigError
+from gatewayd.registry import describe_handler, find_handlers, load_handler
+
+
+def print_handlers(name: str | None, config: Path | None, *, as_json: bool) -> None:
+    """All handlers, or the options of one."""
+    found = find_handlers(_paths(config))
+    if name is not None:
+        _print_one(name, load_handler(name, found, key="handler"), as_json=as_json)
+        return
+    rows = [(one.name, one.origin) for one in found.values()]
+    if as_json:
+        print_json([{"name": name, "origin": origin} for name, origin in rows])
+    else:
+        print_table("Handlers", ["name", "from"], rows)
+        typer.echo("`gatewayd handlers NAME` shows a handler's options.")
+
+
+def _paths(config: Path | None) -> Sequence[Path]:
+    if config is None:
+        return []
+    try:
+        return [config.absolute().parent / path for path in load(config).handlers.paths]
+    except ConfigError as error:
+        raise ConfigError("handlers.paths", f"{config} cannot be used: {error}") from error
+
+
+def _print_one(name: str, handler: type, *, as_json: bool) -> None:
+    options = describe_handler(handler)
+    if as_json:
+        print_json({"name": name, "journaled": handler.journaled, "inline": handler.inline, "options": options})  # type: ignore[attr-defined]
+        return
+    typer.echo((handler.__doc__ or name).strip() + "\n")
+    rows = [(one.name, one.type, one.default, one.description) for one in options]
+    print_table(f"Options of {name}", ["option", "type", "default", "what it is"], rows)

@@ -1,0 +1,78 @@
+"""`gatewayd models …`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from gatewayd.cli.output import human_bytes, print_json, print_table
+from gatewayd.config.environment import read_environment, resolve_paths
+from gatewayd.config.load import load
+from gatewayd.errors import ModelError
+from gatewayd.models.store import ModelStore
+
+
+def open_store(config: Path) -> ModelStore:
+    """The models folder of this config."""
+    loaded = load(config)
+    return ModelStore(resolve_paths(loaded, read_environment(), config).models, loaded.models)
+
+
+def print_bundles(config: Path, *, as_json: bool) -> None:
+    """One line a bundle."""
+    bundles = open_store(config).ls()
+    if as_json:
+        print_json(bundles)
+        return
+    rows = [
+        (one.name, one.version, one.runtime, one.task, human_bytes(one.size_bytes), one.problem or "ok")
+        for one in bundles
+    ]
+    print_table("Model bundles", ["name", "version", "runtime", "task", "size", "state"], rows)
+
+
+def verify_bundles(config: Path, names: Sequence[str]) -> bool:
+    """Check digests. True when all are as their manifests say."""
+    store = open_store(config)
+    n_problems = 0
+    for name in names or [one.name for one in store.ls()]:
+        try:
+            store.verify(name)
+            typer.echo(f"{name}: ok")
+        except ModelError as error:
+            n_problems += 1
+            typer.echo(f"{name}: {error}")
+    return n_problems == 0
+
+
+def fetch_bundles(config: Path, names: Sequence[str]) -> None:
+    """Download ready-made bundles into the models folder."""
+    folder = resolve_paths(load(config), read_environment(), config).models
+    for path in fetch_with_progress(names, folder):
+        typer.echo(f"{path}")
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept, so that nothing is downloaded twice."""
+    environment = read_environment()
+    base = environment.variables.get("XDG_CACHE_HOME") or f"{environment.home or '/var/tmp'}/.cache"  # noqa: S108
+    return Path(base) / "gatewayd"
+
+
+def fetch_with_progress(names: Sequence[str], folder: Path) -> list[Path]:
+    """Fetch with a bar on the terminal (standard error, so that output can be piped)."""
+    from gatewayd.models.fetch import fetch
+    from gatewayd.models.recipes import RECIPES
+
+    columns = [TextColumn("{task.description:28}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done_bytes: int, total_bytes: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total_bytes)
+            progress.update(tasks[what], completed=done_bytes, total=total_bytes)
+
+        return fetch(list(names) or list(RECIPES), folder, cache=cache_dir() / "fetch", progress=report)

@@ -1,0 +1,36 @@
+"""What only the registry can say about a config: handlers that do not exist, options they do not have."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gatewayd.config.describe import Path as KeyPath
+from gatewayd.config.schema import Config
+from gatewayd.errors import ConfigError
+from gatewayd.registry import find_handlers, load_handler, make_handler
+
+
+def handler_problems(config_path: Path) -> Callable[[Config], Sequence[tuple[KeyPath, str]]]:
+    """A check for `gatewayd.config.load`: every route's handler is found, and takes its options."""
+
+    def check(config: Config) -> list[tuple[KeyPath, str]]:
+        try:
+            found = find_handlers([config_path.absolute().parent / path for path in config.handlers.paths])
+        except ConfigError as error:
+            return [(("handlers", "paths"), error.problem)]
+        problems: list[tuple[KeyPath, str]] = []
+        for name, route in config.routes.items():
+            key = f"routes.{name}"
+            try:
+                handler = load_handler(route.handler, found, key=f"{key}.handler")
+                make_handler(handler, route.options, key=f"{key}.options")
+            except ConfigError as error:
+                problems.append((_key_path(name, error.key), error.problem))
+        return problems
+
+    return check
+
+
+def _key_path(route: str, key: str) -> KeyPath:
+    """`routes.<name>.options.x` as a path: the name may hold dots only in quotes, so it is taken as one step."""
+    rest = key.removeprefix(f"routes.{route}").strip(".")
+    return ("routes", route, *(part for part in rest.split(".") if part))

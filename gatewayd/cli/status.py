@@ -1,0 +1,50 @@
+"""`gatewayd status`: the running daemon's own words, from its /status."""
+
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import typer
+
+from gatewayd.cli.output import human_bytes, print_json, print_table
+from gatewayd.config.load import load
+
+
+async def print_status(config: Path, *, as_json: bool) -> bool:
+    """Print it. False when no daemon answers."""
+    web = load(config).web
+    url = f"http://{web.host}:{web.port}/status"
+    try:
+        status = await _get(url)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        typer.echo(f"no daemon answers at {url}: {error}", err=True)
+        typer.echo("hint: is it running? `systemctl status gatewayd`; does [web] of this config match?", err=True)
+        return False
+    if as_json:
+        print_json(status)
+    else:
+        _print(status)
+    return True
+
+
+async def _get(url: str) -> dict[str, Any]:
+    timeout = aiohttp.ClientTimeout(total=5)
+    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
+        response.raise_for_status()
+        return msgspec.json.decode(await response.read(), type=dict[str, Any])
+
+
+def _print(status: dict[str, Any]) -> None:
+    broker = status["broker"]
+    connected = "connected" if broker["connected"] else "NOT CONNECTED"
+    typer.echo(
+        f"gatewayd {status['version']} on {status['gateway']}, up {status['uptime_s']:.0f} s, "
+        f"broker {broker['host']}:{broker['port']} {connected}"
+    )
+    routes = [(name, row["handler"], row["state"], row["waiting"]) for name, row in status["routes"].items()]
+    print_table("Routes", ["route", "handler", "state", "waiting"], routes)
+    sinks = [(name, row["state"], row.get("reason", "")) for name, row in status["sinks"].items()]
+    print_table("Sinks", ["sink", "state", "reason"], sinks)
+    spool = status["spool"]
+    typer.echo(f"Spool: {human_bytes(spool['used_bytes'])} of {human_bytes(spool['max_bytes'])} on disk")

@@ -1,0 +1,152 @@
+"""Work from the journal: entries into batches or windows, through the handler, out of the journal.
+
+Invariants: results are inserted and their journal entries removed in one transaction, so a crash repeats work and
+never an effect; an attempt is counted on disk before it is made, so that what kills the process is buried in the end;
+memory holds the ids of what waits in windows, never the payloads.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gatewayd.api import Message, Window
+from gatewayd.config.schema import WindowLimits
+from gatewayd.errors import RejectedError, TransientError
+from gatewayd.paths import compile_path, follow
+from gatewayd.ports import JournalEntry, Work
+from gatewayd.queues import RouteQueue
+from gatewayd.results import dead_letter
+from gatewayd.route import RouteContext, commit, decode_all, handle, pause_before_retry
+from gatewayd.windows import Closed, Windows
+
+_PAGE = 256  # journal entries read at once
+_LEAST_SLEEP_S = 0.02  # a window that is due waits so long for what is still on its way into the journal
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """What wakes the worker of a route: new entries, or the order to close what is open (replay, at its end)."""
+
+    arrived: asyncio.Event
+    flush: asyncio.Event
+
+
+async def run_from_journal(context: RouteContext, queue: RouteQueue, wake: Wake, idle: asyncio.Event) -> None:
+    """Run until cancelled. `idle` is set whenever all that is in the journal is handled or waits in a window."""
+    after = 0
+    windows = _windows(context)
+    while True:
+        wake.arrived.clear()
+        idle.clear()
+        while entries := await context.spool.journal(context.name, after=after, limit=_page_size(context)):
+            after = entries[-1].id
+            if windows is None:
+                await _handle_entries(context, entries)
+            else:
+                await _handle_closed(context, await _place(context, windows, entries))
+        if windows is not None:
+            await _handle_closed(context, _due(context, windows, queue, wake))
+        idle.set()
+        await _sleep(context, wake, windows)
+
+
+def _page_size(context: RouteContext) -> int:
+    return _PAGE if context.config.window is not None else min(_PAGE, context.config.batch.max_messages)
+
+
+def _windows(context: RouteContext) -> Windows | None:
+    limits = context.config.window
+    return None if limits is None else Windows(limits, event_time=context.config.payload.time is not None)
+
+
+def _due(context: RouteContext, windows: Windows, queue: RouteQueue, wake: Wake) -> Sequence[Closed]:
+    """The windows that the clock closes. Not while messages are on their way into the journal: one that arrived in
+    time must not find its window closed. Under load it is the arrivals themselves that close windows."""
+    if wake.flush.is_set():
+        return windows.flush()
+    return windows.tick(context.clock.now()) if queue.is_idle else ()
+
+
+async def _sleep(context: RouteContext, wake: Wake, windows: Windows | None) -> None:
+    """Until something arrives or the next window is due."""
+    deadline = windows.deadline() if windows is not None else None
+    timeout_s = None if deadline is None else max(_LEAST_SLEEP_S, deadline - context.clock.now())
+    try:
+        async with asyncio.timeout(timeout_s):
+            await wake.arrived.wait()
+    except TimeoutError:
+        pass
+
+
+async def _handle_entries(context: RouteContext, entries: Sequence[JournalEntry]) -> None:
+    """Together what was never tried; alone what was (one of them may be what killed the process)."""
+    fresh = [entry for entry in entries if entry.attempts == 0]
+    if fresh:
+        await _handle_group(context, fresh, None)
+    for entry in entries:
+        if entry.attempts > 0:
+            await _handle_group(context, [entry], None)
+
+
+async def _handle_closed(context: RouteContext, closed: Sequence[Closed]) -> None:
+    for one in closed:
+        entries = await context.spool.journal_get(context.name, one.ids)
+        if entries:
+            window = Window(key=one.key, start=one.start, end=one.end, late=one.late)
+            await _handle_group(context, entries, window)
+
+
+async def _handle_group(context: RouteContext, entries: Sequence[JournalEntry], window: Window | None) -> None:
+    """Handle entries that belong together; whatever comes of it, they leave the journal in one commit."""
+    ids = [entry.id for entry in entries]
+    raws = [entry.message for entry in entries]
+    pairs, dead = decode_all(context, raws)
+    attempts = max(entry.attempts for entry in entries)
+    reason = "the process ended each time, or the handler never answered"
+    while attempts < context.config.max_attempts:
+        attempts += 1
+        await context.spool.begin(context.name, ids)
+        try:
+            results, more_dead = await handle(context, pairs, window)
+        except TransientError as error:
+            reason = str(error)
+            await pause_before_retry(context, attempts, reason)
+            continue
+        dead += more_dead
+        work = Work(route=context.name, handled=len(ids) - len(dead), results=results, done=ids, dead=dead)
+        await commit(context, work)
+        return
+    detail = f"given up after {attempts} attempts: {reason}"
+    dead += [dead_letter(context.name, raw, "attempts", detail) for raw, _ in pairs]
+    await commit(context, Work(route=context.name, done=ids, dead=dead))
+
+
+async def _place(context: RouteContext, windows: Windows, entries: Sequence[JournalEntry]) -> list[Closed]:
+    """Put each entry into its window; what does not decode, or is late and unwanted, leaves the journal here."""
+    closed: list[Closed] = []
+    limits = context.config.window
+    assert limits is not None
+    for entry in entries:
+        raw = entry.message
+        try:
+            message = context.decoder.decode(raw)
+            key = window_key_of(limits, message)
+        except RejectedError as error:
+            letter = dead_letter(context.name, raw, error.reason, str(error))
+            await commit(context, Work(route=context.name, done=[entry.id], dead=[letter]))
+            continue
+        placed = windows.add(entry.id, key, message.time, size=len(raw.payload), now=raw.time)
+        closed += placed.closed
+        if placed.fate == "drop":
+            await commit(context, Work(route=context.name, done=[entry.id], dropped={"late": 1}))
+        elif placed.fate == "bury":
+            letter = dead_letter(context.name, raw, "late", "its window had closed before it arrived")
+            await commit(context, Work(route=context.name, done=[entry.id], dead=[letter]))
+    return closed
+
+
+def window_key_of(limits: WindowLimits, message: Message) -> str:
+    """Which of the route's windows a message belongs to. Raises RejectedError where the field is missing."""
+    if limits.key in ("", "topic"):
+        return message.topic if limits.key else ""
+    return str(follow(message.value, compile_path(limits.key), topic=message.topic, time=message.time))

@@ -1,0 +1,64 @@
+"""Live results: each result back on the local bus at once, so that a local actuator waits for nothing.
+
+CloudEvents binary mode on MQTT 5 (attributes as user properties, the data as payload), structured JSON on 3.1.1. A
+live result that cannot be published now is counted and forgotten: delivery is the spool's business.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from gatewayd.events import DATA_CONTENT_TYPE, EVENT_CONTENT_TYPE, event_attributes, event_json
+from gatewayd.ports import NewResult, Source, StoredResult
+
+
+class LiveReport(Protocol):
+    """What live publishing tells telemetry."""
+
+    def live_published(self, route: str, n: int) -> None: ...
+
+    def live_failed(self, route: str, n: int) -> None: ...
+
+
+class LivePublisher:
+    """Publishes on `gatewayd/<gateway>/results/<route>`."""
+
+    def __init__(self, source: Source, gateway: str, qos: Mapping[str, int], report: LiveReport) -> None:
+        self._source = source
+        self._gateway = gateway
+        self._qos = qos
+        self._report = report
+
+    async def __call__(self, route: str, results: Sequence[NewResult]) -> None:
+        """Publish the results of one batch, in order."""
+        topic = f"gatewayd/{self._gateway}/results/{route}"
+        qos = self._qos[route]
+        n_published = 0
+        for result in results:
+            n_published += await self._publish(topic, qos, _stored(route, result))
+        self._report.live_published(route, n_published)
+        if n_published < len(results):
+            self._report.live_failed(route, len(results) - n_published)
+
+    async def _publish(self, topic: str, qos: int, result: StoredResult) -> bool:
+        if self._source.protocol == 5:
+            attributes = event_attributes(result, self._gateway)
+            content_type = attributes.pop("datacontenttype", DATA_CONTENT_TYPE)
+            properties = tuple(attributes.items())
+            return await self._source.publish(
+                topic, result.data, qos=qos, content_type=content_type, properties=properties
+            )
+        payload = event_json(result, self._gateway)
+        return await self._source.publish(topic, payload, qos=qos, content_type=EVENT_CONTENT_TYPE)
+
+
+def _stored(route: str, result: NewResult) -> StoredResult:
+    return StoredResult(
+        row=0,
+        route=route,
+        key=result.key,
+        kind=result.kind,
+        subject=result.subject,
+        time=result.time,
+        data=result.data,
+        traceparent=result.traceparent,
+    )

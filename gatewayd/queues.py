@@ -1,0 +1,111 @@
+"""The bounded queue in front of a route, and the receipt that counts the routes of a message.
+
+Invariant: a QoS 1 message is never dropped here. When the queue is full the oldest QoS 0 message goes (and is given
+back to the caller, who counts it); when there is none, the caller has to wait, which holds the source back.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from gatewayd.config.schema import BatchLimits
+from gatewayd.ports import RawMessage
+
+
+class Receipt:
+    """What the source wants back, once the last of a message's routes has passed its durable point."""
+
+    __slots__ = ("left", "token")
+
+    def __init__(self, token: Any, routes: int) -> None:
+        self.token = token
+        self.left = routes
+
+    def passed(self) -> bool:
+        """One route is through. True for the last one: now acknowledge."""
+        self.left -= 1
+        return self.left == 0
+
+
+Item = tuple[RawMessage, Receipt | None]
+
+
+class RouteQueue:
+    """Messages waiting for one route, in order of arrival. One reader, one writer, one event loop."""
+
+    def __init__(self, max_queue: int) -> None:
+        self._max = max_queue
+        self._items: deque[Item] = deque()
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._n_qos0 = 0
+        self._in_hand = 0  # taken and not yet past their durable point
+        self._wanted = 1  # the reader sleeps until so many are here
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits and nothing taken is still on its way to its durable point."""
+        return not self._items and self._in_hand == 0
+
+    def passed(self, n: int) -> None:
+        """`n` of the messages taken have passed their durable point."""
+        self._in_hand -= n
+
+    def offer(self, item: Item) -> tuple[bool, RawMessage | None]:
+        """Put `item` in. Returns (taken in, the QoS 0 message dropped for it).
+
+        (False, None): full of QoS 1 messages, wait for `room` and offer again.
+        """
+        dropped = None
+        if len(self._items) >= self._max:
+            dropped = item[0] if item[0].qos == 0 else self._drop_oldest_qos0()
+            if dropped is None:
+                return False, None
+            if dropped is item[0]:
+                return True, dropped
+        self._items.append(item)
+        self._n_qos0 += item[0].qos == 0
+        if len(self._items) >= self._wanted:
+            self._arrived.set()
+        return True, dropped
+
+    def _drop_oldest_qos0(self) -> RawMessage | None:
+        if self._n_qos0 == 0:
+            return None
+        for index, (message, _) in enumerate(self._items):
+            if message.qos == 0:
+                del self._items[index]
+                self._n_qos0 -= 1
+                return message
+        return None
+
+    async def room(self) -> None:
+        """Wait until something was taken out."""
+        self._taken.clear()
+        await self._taken.wait()
+
+    async def take(self, limits: BatchLimits) -> list[Item]:
+        """The next batch: cut when `max_messages` are here or the first has waited `max_age_ms`."""
+        await self._wait_for(1)
+        if limits.max_age_ms > 0 and len(self._items) < limits.max_messages:
+            try:
+                async with asyncio.timeout(limits.max_age_ms / 1000):
+                    await self._wait_for(limits.max_messages)
+            except TimeoutError:
+                pass
+        n_taken = min(len(self._items), limits.max_messages)
+        batch = [self._items.popleft() for _ in range(n_taken)]
+        self._n_qos0 -= sum(message.qos == 0 for message, _ in batch)
+        self._in_hand += n_taken
+        self._taken.set()
+        return batch
+
+    async def _wait_for(self, n_items: int) -> None:
+        # Never more than fit: a batch limit above the queue's would otherwise be waited for in vain.
+        self._wanted = min(n_items, self._max)
+        while len(self._items) < self._wanted:
+            self._arrived.clear()
+            await self._arrived.wait()

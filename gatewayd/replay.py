@@ -1,0 +1,133 @@
+"""A source that reads a recorded file instead of a bus: the same parts, the same way, no broker.
+
+A recording is NDJSON, one message a line: `{"topic": …, "payload": …}` with, where wanted, `time` (seconds since the
+epoch), `qos`, `retain`, `content_type`, `properties`. A payload that is a string is sent as it is, any other JSON as
+JSON; `payload_base64` is for bytes.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gatewayd.clock import SystemClock
+from gatewayd.errors import GatewaydError
+from gatewayd.keys import KeyMaker, identity
+from gatewayd.ports import RawMessage
+
+
+class RecordingError(GatewaydError):
+    """The recording cannot be read: the message names the file and the line."""
+
+
+class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One line of a recording."""
+
+    topic: str
+    payload: msgspec.Raw | None = None
+    payload_base64: str | None = None
+    time: float | None = None
+    qos: int = 1
+    retain: bool = False
+    content_type: str = ""
+    properties: tuple[tuple[str, str], ...] = ()
+
+    def payload_bytes(self) -> bytes:
+        """The payload as it was on the wire. Raises ValueError on bad base64."""
+        if self.payload_base64 is not None:
+            return base64.b64decode(self.payload_base64, validate=True)
+        if self.payload is None:
+            return b""
+        text = bytes(self.payload)
+        return msgspec.json.decode(text, type=str).encode() if text.startswith(b'"') else text
+
+
+def read_recording(path: Path) -> Iterator[Recorded]:
+    """The messages of a recording, one at a time. Raises RecordingError naming file and line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                recorded = msgspec.json.decode(line, type=Recorded)
+                recorded.payload_bytes()
+            except (msgspec.DecodeError, binascii.Error, ValueError) as error:
+                example = '{"topic": "plant/pump-1", "payload": {"vibration": 2.1}}'
+                raise RecordingError(f"{path}:{number}: {error}; a line looks like {example}") from error
+            yield recorded
+
+
+class RecordedClock(SystemClock):
+    """The wall clock of a recording: the time of its last message, so that windows close as they did then."""
+
+    def __init__(self) -> None:
+        self._reached: float | None = None
+
+    def reach(self, time: float) -> None:
+        """The recording has come to `time`. Never goes back."""
+        self._reached = time if self._reached is None else max(self._reached, time)
+
+    def now(self) -> float:
+        """The recording's time; the machine's as long as the recording has none."""
+        return super().now() if self._reached is None else self._reached
+
+
+class RecordedSource:
+    """The seam Source over a recording. `finished` is set when the last message was taken in."""
+
+    acks_after_commit = True
+    protocol = 5
+    is_connected = True
+
+    def __init__(self, recording: Iterable[Recorded], keys: KeyMaker, clock: RecordedClock) -> None:
+        self._recording = recording
+        self._keys = keys
+        self._clock = clock
+        self.finished = asyncio.Event()
+        self.n_messages = 0
+
+    async def run(self) -> None:
+        """There is nothing to connect to."""
+        await asyncio.Event().wait()
+
+    async def messages(self) -> AsyncIterator[RawMessage]:
+        """The recording, in order; then silence, as on a bus."""
+        for recorded in self._recording:
+            self.n_messages += 1
+            yield self._raw(recorded)
+            if self.n_messages % 256 == 0:
+                await asyncio.sleep(0)  # the other stages are on the same loop
+        self.finished.set()
+        await asyncio.Event().wait()
+
+    def _raw(self, recorded: Recorded) -> RawMessage:
+        payload = recorded.payload_bytes()
+        number = self.n_messages
+        if recorded.time is not None:
+            self._clock.reach(recorded.time)
+        return RawMessage(
+            topic=recorded.topic,
+            payload=payload,
+            time=self._clock.now() if recorded.time is None else recorded.time,
+            key=self._keys.next(),
+            qos=recorded.qos,
+            retain=recorded.retain,
+            content_type=recorded.content_type,
+            properties=recorded.properties,
+            identity=identity(number % 65536, recorded.topic, payload) if recorded.qos else b"",
+            receipt=number if recorded.qos else None,
+        )
+
+    async def ack(self, receipts: Sequence[Any]) -> None:
+        """A file wants nothing back."""
+
+    async def publish(self, *_: Any, **__: Any) -> bool:
+        """There is no bus: live results go nowhere."""
+        return True
+
+    async def pause(self) -> None:
+        """Nothing more comes after the end of the file."""

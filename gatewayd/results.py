@@ -1,0 +1,105 @@
+"""From a handler's answer to what the spool stores and the local bus sees. Pure.
+
+Invariant: a result's key depends on its message and its place among the message's results alone, so that handling a
+message again after a crash gives the same keys and the far side stores each result once.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from gatewayd.answer import Answer, Buried
+from gatewayd.api import Batch, Message, Result
+from gatewayd.keys import result_key, window_key
+from gatewayd.ports import DeadLetter, NewResult, RawMessage
+
+_MAX_DEAD_PAYLOAD = 65536  # bytes of a payload kept with a dead letter
+
+
+def new_results(
+    batch: Batch, answer: Answer, *, finished: float, traceparents: Mapping[int, str], include_input: bool
+) -> list[NewResult]:
+    """The answer's results, each with its key, `latency_ms` and (where the route allows it) `input`.
+
+    `finished` is the time the handler returned, seconds since the epoch. `traceparents` has the trace context to store
+    by `id` of the message, and under 0 that of results about the whole batch; what is missing has none.
+    """
+    counts: dict[str, int] = {}
+    results = []
+    for result, data in answer.results:
+        base = _base_key(batch, result)
+        index = counts.get(base, 0)
+        counts[base] = index + 1
+        results.append(
+            NewResult(
+                key=result_key(base, index),
+                kind=result.kind,
+                subject=_subject(batch, result),
+                time=finished,
+                data=_with_facts(data, _facts(batch, result, finished, include_input)),
+                traceparent=traceparents.get(id(result.message) if result.message is not None else 0, ""),
+            )
+        )
+    return results
+
+
+def _base_key(batch: Batch, result: Result) -> str:
+    if result.message is not None:
+        return result.message.key
+    return window_key(batch.route, batch.window.key if batch.window else "", [m.key for m in batch.messages])
+
+
+def _subject(batch: Batch, result: Result) -> str:
+    if result.message is not None:
+        return result.message.topic
+    if batch.window is not None and batch.window.key:
+        return batch.window.key
+    return batch.messages[0].topic if batch.messages else batch.route
+
+
+def _facts(batch: Batch, result: Result, finished: float, include_input: bool) -> dict[str, object]:
+    """What gatewayd knows and the handler does not have to say."""
+    facts: dict[str, object] = {}
+    if batch.window is not None:
+        facts["window_start"] = batch.window.start
+        facts["window_end"] = batch.window.end
+        facts["messages"] = len(batch.messages)
+        if batch.window.late:
+            facts["late"] = batch.window.late
+    else:
+        # From the hand-over of the batch: what a local actuator waits for on top of the queue.
+        facts["latency_ms"] = round(max(0.0, finished - batch.now) * 1000, 3)
+    if include_input and result.message is not None:
+        facts["input"] = result.message.value
+    return facts
+
+
+def _with_facts(data: bytes, facts: Mapping[str, object]) -> bytes:
+    """Splice `facts` into an encoded JSON object: cheaper than to decode and encode it again."""
+    if not facts:
+        return data
+    more = msgspec.json.encode(facts)
+    return more if data == b"{}" else data[:-1] + b"," + more[1:]
+
+
+def dead_letter(route: str, raw: RawMessage, reason: str, detail: str) -> DeadLetter:
+    """A dead letter out of the message as it came."""
+    return DeadLetter(
+        route=route,
+        reason=reason,
+        detail=detail,
+        topic=raw.topic,
+        payload=raw.payload[:_MAX_DEAD_PAYLOAD],
+        time=raw.time,
+        key=raw.key,
+        content_type=raw.content_type,
+        properties=raw.properties,
+    )
+
+
+def dead_letters(route: str, pairs: Sequence[tuple[RawMessage, Message]], buried: Sequence[Buried]) -> list[DeadLetter]:
+    """The dead letters of a handled batch; `pairs` are its raw and decoded messages."""
+    if not buried:
+        return []
+    raws = {id(message): raw for raw, message in pairs}
+    return [dead_letter(route, raws[id(one.message)], one.reason, one.detail) for one in buried]

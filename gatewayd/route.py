@@ -1,0 +1,291 @@
+"""A route: messages out of its queue, through its handler, past their durable point, acknowledged.
+
+Invariants: a message is acknowledged only after the commit that holds its results (direct) or the message itself
+(journaled); nothing is counted before that commit; a message that may have killed the process before is handled
+alone, its attempt counted on disk before it is made.
+
+Being cancelled is the same as losing power: what was not committed comes again, so nothing here is shielded.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from gatewayd.answer import HandlerRunner
+from gatewayd.api import Batch, Message, Window
+from gatewayd.config import schema
+from gatewayd.errors import RejectedError, SpoolFull, TransientError
+from gatewayd.payloads import Decoder
+from gatewayd.ports import Clock, DeadLetter, Draw, NewResult, RawMessage, Source, Spool, Work
+from gatewayd.queues import Item, Receipt, RouteQueue
+from gatewayd.results import dead_letter, dead_letters, new_results
+from gatewayd.retry import full_jitter_s
+
+log = structlog.get_logger(__name__)
+
+Pair = tuple[RawMessage, Message]
+
+_MAX_UNSETTLED = 4  # batches handled ahead of the commit: hides the cost of fsync, bounds what a crash repeats
+_FULL_RETRY_S = 0.5  # how often a commit is tried again while the spool is full and the route says "block"
+
+
+class ProcessSpan(Protocol):
+    """The span of one batch."""
+
+    traceparent: str  # to store with the results; "" when the span is not sampled
+
+
+class RouteReport(Protocol):
+    """What a route tells telemetry: one call a batch, not a message."""
+
+    def message_received(self, route: str, n: int) -> None: ...
+
+    def handled(self, route: str, n: int) -> None: ...
+
+    def journaled(self, route: str, n: int) -> None: ...
+
+    def spooled(self, route: str, n: int) -> None: ...
+
+    def dropped(self, route: str, reason: str, n: int) -> None: ...
+
+    def buried(self, route: str, reason: str, n: int) -> None: ...
+
+    def batch_handled(self, route: str, n: int, seconds: float) -> None: ...
+
+    def process(self, route: str, messages: Sequence[RawMessage]) -> AbstractContextManager[ProcessSpan]: ...
+
+
+class Live(Protocol):
+    """Publishes results on the local bus at once."""
+
+    async def __call__(self, route: str, results: Sequence[NewResult]) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class RouteContext:
+    """All that the tasks of one route share. `runner` is replaced on reload."""
+
+    name: str
+    config: schema.Route
+    decoder: Decoder
+    runner: HandlerRunner
+    spool: Spool
+    source: Source
+    live: Live | None
+    report: RouteReport
+    clock: Clock
+    draw: Draw
+    max_payload_bytes: int
+    tag: bytes  # see gatewayd.intake.Inlet
+
+
+@dataclass(slots=True)
+class _Handled:
+    """A batch on its way to its durable point."""
+
+    work: Work
+    receipts: list[Receipt]
+    n_messages: int
+
+
+async def run_direct(context: RouteContext, queue: RouteQueue) -> None:
+    """Run until cancelled: handle, commit the results, acknowledge."""
+    unsettled: asyncio.Queue[_Handled] = asyncio.Queue(maxsize=_MAX_UNSETTLED)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_handle_batches(context, queue, unsettled), name=f"handle[{context.name}]")
+        tasks.create_task(_settle_batches(context, queue, unsettled), name=f"settle[{context.name}]")
+
+
+async def run_journaling(context: RouteContext, queue: RouteQueue, arrived: asyncio.Event) -> None:
+    """Run until cancelled: commit the raw messages to the journal, acknowledge, wake who works from the journal."""
+    while True:
+        items = await queue.take(context.config.batch)
+        context.report.message_received(context.name, len(items))
+        raws = [raw for raw, _ in items if len(raw.payload) <= context.max_payload_bytes]
+        dead = [_too_large(context, raw) for raw, _ in items if len(raw.payload) > context.max_payload_bytes]
+        work = Work(route=context.name, received=len(items), journal=raws, dead=dead, seen=_seen(context, items))
+        await _settle(context, queue, [_Handled(work, _receipts(items), len(items))])
+        context.report.journaled(context.name, len(raws))
+        arrived.set()
+
+
+async def _handle_batches(context: RouteContext, queue: RouteQueue, unsettled: asyncio.Queue[_Handled]) -> None:
+    while True:
+        items = await queue.take(context.config.batch)
+        context.report.message_received(context.name, len(items))
+        trusted = [item for item in items if not item[0].dup]
+        if trusted:
+            await unsettled.put(await _handle_items(context, trusted))
+        for item in items:
+            if item[0].dup:
+                await unsettled.put(await _handle_suspect(context, item))
+
+
+async def _handle_items(context: RouteContext, items: Sequence[Item]) -> _Handled:
+    pairs, dead = decode_all(context, [raw for raw, _ in items])
+    results, more_dead = await _handle_patiently(context, pairs)
+    dead += more_dead
+    work = Work(
+        route=context.name,
+        received=len(items),
+        handled=len(items) - len(dead),
+        results=results,
+        dead=dead,
+        seen=_seen(context, items),
+    )
+    return _Handled(work, _receipts(items), len(items))
+
+
+async def _handle_suspect(context: RouteContext, item: Item) -> _Handled:
+    """A redelivered message may be the one that killed the process: alone, and counted before it is tried."""
+    raw = item[0]
+    if raw.identity and await context.spool.attempt(raw.identity + context.tag) > context.config.max_attempts:
+        detail = f"tried {context.config.max_attempts} times and never answered, over restarts of the process"
+        dead = [dead_letter(context.name, raw, "attempts", detail)]
+        work = Work(route=context.name, received=1, dead=dead, seen=_seen(context, [item]))
+        return _Handled(work, _receipts([item]), 1)
+    return await _handle_items(context, [item])
+
+
+async def _handle_patiently(context: RouteContext, pairs: Sequence[Pair]) -> tuple[list[NewResult], list[DeadLetter]]:
+    """Call again on a passing failure, `max_attempts` times in all."""
+    for attempt in range(1, context.config.max_attempts + 1):
+        try:
+            return await handle(context, pairs)
+        except TransientError as error:
+            reason = str(error)
+            await pause_before_retry(context, attempt, reason)
+    return [], [dead_letter(context.name, raw, "attempts", reason) for raw, _ in pairs]
+
+
+async def pause_before_retry(context: RouteContext, attempt: int, reason: str) -> None:
+    """Wait, with full jitter, before a handler that failed for a passing reason is called again."""
+    delay_s = full_jitter_s(attempt, draw=context.draw(), cap_s=context.config.retry_s)
+    log.warning("handler failed, will retry", route=context.name, attempt=attempt, delay_s=delay_s, cause=reason)
+    await context.clock.sleep(delay_s)
+
+
+def decode_all(context: RouteContext, raws: Sequence[RawMessage]) -> tuple[list[Pair], list[DeadLetter]]:
+    """Decode each message; those that do not decode are dead, their neighbors are not disturbed."""
+    pairs: list[Pair] = []
+    dead: list[DeadLetter] = []
+    for raw in raws:
+        if len(raw.payload) > context.max_payload_bytes:
+            dead.append(_too_large(context, raw))
+            continue
+        try:
+            pairs.append((raw, context.decoder.decode(raw)))
+        except RejectedError as error:
+            dead.append(dead_letter(context.name, raw, error.reason, str(error)))
+    return pairs, dead
+
+
+def _too_large(context: RouteContext, raw: RawMessage) -> DeadLetter:
+    detail = f"{len(raw.payload)} bytes; source.max_payload_bytes allows {context.max_payload_bytes}"
+    return dead_letter(context.name, raw, "too_large", detail)
+
+
+async def handle(
+    context: RouteContext, pairs: Sequence[Pair], window: Window | None = None
+) -> tuple[list[NewResult], list[DeadLetter]]:
+    """One call of the handler: its results, published live, and its dead letters. Raises TransientError."""
+    if not pairs:
+        return [], []
+    messages = [message for _, message in pairs]
+    batch = Batch(route=context.name, messages=messages, now=context.clock.now(), window=window)
+    started_s = context.clock.monotonic()
+    with context.report.process(context.name, [raw for raw, _ in pairs]) as span:
+        answer = await context.runner.answer(batch)
+    context.report.batch_handled(context.name, len(pairs), context.clock.monotonic() - started_s)
+    results = new_results(
+        batch,
+        answer,
+        finished=context.clock.now(),
+        traceparents=_traceparents(pairs, span.traceparent),
+        include_input=context.config.include_input,
+    )
+    if context.live is not None and results:
+        await context.live(context.name, results)
+    return results, dead_letters(context.name, pairs, answer.buried)
+
+
+def _traceparents(pairs: Sequence[Pair], own: str) -> dict[int, str]:
+    """The trace each result joins: the batch's own span, or (not sampled) the one its message came with."""
+    if own:
+        return dict.fromkeys([0, *(id(message) for _, message in pairs)], own)
+    return {id(message): raw.traceparent for raw, message in pairs if raw.properties}
+
+
+async def _settle_batches(context: RouteContext, queue: RouteQueue, unsettled: asyncio.Queue[_Handled]) -> None:
+    while True:
+        batches = [await unsettled.get()]
+        while not unsettled.empty():
+            batches.append(unsettled.get_nowait())
+        await _settle(context, queue, batches)
+
+
+async def _settle(context: RouteContext, queue: RouteQueue, batches: Sequence[_Handled]) -> None:
+    """Past the durable point, and only then acknowledged."""
+    work = merge([batch.work for batch in batches])
+    await commit(context, work)
+    tokens = [receipt.token for batch in batches for receipt in batch.receipts if receipt.passed()]
+    if tokens:
+        await context.source.ack(tokens)
+    queue.passed(sum(batch.n_messages for batch in batches))
+
+
+async def commit(context: RouteContext, work: Work) -> None:
+    """Commit, however long the spool is full; then tell telemetry."""
+    while True:
+        try:
+            await context.spool.commit(work)
+            break
+        except SpoolFull:
+            log.warning("spool full, holding messages back", route=context.name)
+            await context.clock.sleep(_FULL_RETRY_S)
+    _report(context, work)
+
+
+def _report(context: RouteContext, work: Work) -> None:
+    if work.handled:
+        context.report.handled(context.name, work.handled)
+    if work.results:
+        context.report.spooled(context.name, len(work.results))
+    for letter in work.dead:
+        context.report.buried(context.name, letter.reason, 1)
+        log.warning("message buried", route=context.name, reason=letter.reason, topic=letter.topic, key=letter.key)
+    for reason, n_dropped in work.dropped.items():
+        context.report.dropped(context.name, reason, n_dropped)
+
+
+def merge(works: Sequence[Work]) -> Work:
+    """Several works of one route as one: a single transaction is cheaper than several."""
+    if len(works) == 1:
+        return works[0]
+    dropped: dict[str, int] = {}
+    for work in works:
+        for reason, n_dropped in work.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + n_dropped
+    return Work(
+        route=works[0].route,
+        received=sum(work.received for work in works),
+        handled=sum(work.handled for work in works),
+        results=[result for work in works for result in work.results],
+        journal=[raw for work in works for raw in work.journal],
+        done=[entry for work in works for entry in work.done],
+        dead=[letter for work in works for letter in work.dead],
+        dropped=dropped,
+        seen=[identity for work in works for identity in work.seen],
+    )
+
+
+def _seen(context: RouteContext, items: Sequence[Item]) -> list[bytes]:
+    return [raw.identity + context.tag for raw, _ in items if raw.identity]
+
+
+def _receipts(items: Sequence[Item]) -> list[Receipt]:
+    return [receipt for _, receipt in items if receipt is not None]

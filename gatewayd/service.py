@@ -1,0 +1,141 @@
+"""One run of the service: config, parts, signals, systemd, the local endpoints.
+
+`run_service` is what `gatewayd run` does. It returns the exit status: 0 after a clean stop, 78 for a bad config
+(systemd does not restart then). Anything else leaves as an exception, and systemd starts a clean process.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from gatewayd import __version__
+from gatewayd.config.environment import Environment, gateway_id, resolve_paths
+from gatewayd.config.load import load
+from gatewayd.config.schema import Config
+from gatewayd.daemon import Life, close_parts, run_parts
+from gatewayd.liveness import Liveness
+from gatewayd.logs import set_up
+from gatewayd.reload import run_reload
+from gatewayd.status import observe, status
+from gatewayd.systemd import Notifier, watchdog_interval_s
+from gatewayd.telemetry import Telemetry
+from gatewayd.web.server import Views, WebServer
+from gatewayd.wiring import Parts, build, lay_ground
+
+log = structlog.get_logger(__name__)
+
+_BEAT_S = 1.0
+_LOOP_LIMIT_S = 15.0  # a loop that does not turn for so long is stuck
+_SPOOL_LIMIT_S = 60.0  # a flash card that erases may stall a commit for seconds, not for a minute
+
+
+def load_checked(path: Path) -> Config:
+    """The config, its handlers and their options checked too. Raises ConfigErrors with all that is wrong."""
+    from gatewayd.cli.problems import handler_problems
+
+    return load(path, handler_problems(path))
+
+
+async def run_service(path: Path, environment: Environment) -> None:
+    """Run until SIGTERM. Raises ConfigErrors before anything was changed."""
+    config = load_checked(path)
+    set_up(config.log, environment)
+    paths = resolve_paths(config, environment, path)
+    telemetry = Telemetry.build(config.telemetry, environment, gateway=gateway_id(config), version=__version__)
+    notifier = Notifier(environment.notify_socket)
+    parts = await build(lay_ground(config, paths, environment, telemetry))
+    life = Life.begin()
+    life.listen(asyncio.get_running_loop())
+    try:
+        await _run(parts, life, notifier, environment, path)
+    finally:
+        await close_parts(parts)
+        await asyncio.to_thread(telemetry.shutdown)
+    log.info("stopped", clean=True)
+
+
+async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Environment, path: Path) -> None:
+    liveness = Liveness()
+    observe(parts)
+    web = await start_web(parts, liveness)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            helpers = [
+                tasks.create_task(_beat(parts, liveness), name="beat"),
+                tasks.create_task(_watch(parts, liveness, notifier, environment), name="watchdog"),
+                tasks.create_task(run_reload(parts, life.reload, notifier, path), name="reload"),
+            ]
+            await run_parts(parts, life, started=lambda: _started(parts, notifier), stopping=notifier.stopping)
+            for task in helpers:
+                task.cancel()
+    finally:
+        if web is not None:
+            await web.stop()
+
+
+async def start_web(parts: Parts, liveness: Liveness) -> WebServer | None:
+    """The local endpoints, unless switched off."""
+    config = parts.ground.config
+    if not config.web.enabled:
+        return None
+
+    async def books() -> dict[str, Any]:
+        return (await parts.spool.books()).totals()
+
+    views = Views(
+        metrics=parts.ground.telemetry.prometheus,
+        stuck=lambda: liveness.stuck(parts.ground.clock.monotonic()),
+        ready=lambda: _missing(parts),
+        status=lambda: status(parts),
+        books=books,
+    )
+    server = WebServer(config.web, views)
+    await server.start()
+    return server
+
+
+def _missing(parts: Parts) -> str | None:
+    waiting = [name for name, part in parts.routes.items() if part.state == "starting"]
+    return f"routes not started: {', '.join(waiting)}" if waiting else None
+
+
+def _started(parts: Parts, notifier: Notifier) -> None:
+    source = parts.ground.config.source
+    notifier.ready()
+    notifier.status(f"{len(parts.routes)} routes, broker {source.unix_socket or f'{source.host}:{source.port}'}")
+    log.info(
+        "started",
+        version=__version__,
+        gateway=parts.ground.gateway,
+        routes=sorted(parts.routes),
+        sinks=sorted(parts.sinks),
+        spool=str(parts.ground.paths.spool),
+    )
+
+
+async def _beat(parts: Parts, liveness: Liveness) -> None:
+    """Proof of life from inside: the loop turns, and the spool's writer answers."""
+    while True:
+        before_s = parts.ground.clock.monotonic()
+        await asyncio.sleep(_BEAT_S)
+        now_s = parts.ground.clock.monotonic()
+        parts.ground.telemetry.loop_lagged(max(0.0, now_s - before_s - _BEAT_S))
+        liveness.beat("loop", now_s, limit_s=_LOOP_LIMIT_S)
+        await parts.spool.ping()
+        liveness.beat("spool", parts.ground.clock.monotonic(), limit_s=_SPOOL_LIMIT_S)
+
+
+async def _watch(parts: Parts, liveness: Liveness, notifier: Notifier, environment: Environment) -> None:
+    """Feed systemd's watchdog while the daemon is alive, and only then."""
+    interval_s = watchdog_interval_s(environment)
+    if interval_s is None:
+        return
+    while True:
+        stuck = liveness.stuck(parts.ground.clock.monotonic())
+        if stuck is None:
+            notifier.watchdog()
+        else:
+            log.error("not alive, the watchdog will end the process", stuck=stuck)
+        await asyncio.sleep(interval_s)

@@ -1,0 +1,291 @@
+"""The wiring: the only place that knows concrete classes. Builds, installs no signal handler, runs nothing.
+
+`build` gives the parts of a daemon; `gatewayd.daemon` starts and stops them; replay builds the same parts around a
+source that reads a file.
+"""
+
+import asyncio
+import hashlib
+import random
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from gatewayd import __version__
+from gatewayd.answer import HandlerRunner
+from gatewayd.api import Handler
+from gatewayd.clock import SystemClock
+from gatewayd.config import schema
+from gatewayd.config.environment import Environment, Paths, gateway_id
+from gatewayd.config.secrets import read_secret
+from gatewayd.events import event_json, event_time
+from gatewayd.intake import Inlet, Losses
+from gatewayd.journal import Wake
+from gatewayd.keys import KeyMaker
+from gatewayd.live import LivePublisher
+from gatewayd.models.store import ModelStore
+from gatewayd.payloads import Decoder
+from gatewayd.ports import Clock, Sink, Source
+from gatewayd.queues import RouteQueue
+from gatewayd.registry import find_handlers, load_handler, make_handler
+from gatewayd.route import RouteContext
+from gatewayd.routing import Router, subscriptions
+from gatewayd.spool import SqliteSpool
+from gatewayd.telemetry import Telemetry
+
+log = structlog.get_logger(__name__)
+
+SourceFactory = Callable[["Ground"], Source]
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What everything is built on."""
+
+    config: schema.Config
+    paths: Paths
+    environment: Environment
+    gateway: str
+    telemetry: Telemetry
+    clock: Clock
+    keys: KeyMaker
+
+    def secret(self, secret: schema.Secret, key: str) -> str:
+        """The secret's value. Raises ConfigError naming `key`."""
+        return read_secret(secret, key=key, beside=self.paths.config_dir, environment=self.environment)
+
+    def birth(self) -> bytes:
+        """The retained status message: online, what runs here, since when."""
+        return msgspec.json.encode(
+            {
+                "state": "online",
+                "gateway": self.gateway,
+                "version": __version__,
+                "routes": sorted(enabled_routes(self.config)),
+                "since": event_time(self.clock.now()),
+            }
+        )
+
+
+@dataclass(slots=True)
+class RoutePart:
+    """One route, built and not yet running."""
+
+    context: RouteContext
+    queue: RouteQueue
+    journaled: bool
+    wake: Wake
+    idle: asyncio.Event  # all that is in the journal is handled or waits in a window
+    state: str = "starting"  # starting, running, waiting for its model
+
+
+@dataclass(slots=True)
+class Parts:
+    """A daemon, built."""
+
+    ground: Ground
+    spool: SqliteSpool
+    models: ModelStore
+    source: Source
+    routes: dict[str, RoutePart]
+    router: Router[Inlet]
+    sinks: dict[str, Sink]
+    running_config: schema.Config  # as it runs now: the one it started with plus what reloads took over
+    losses: Losses = field(default_factory=lambda: Losses({}))
+    started_at_s: float = 0.0  # monotonic
+
+    def sink_routes(self, sink: str) -> list[str]:
+        """The routes whose results this sink gets, those with results from an earlier config included."""
+        named = [name for name, route in self.ground.config.routes.items() if sink in route.sinks]
+        return sorted({*named, *self.spool.known_routes(sink)})
+
+
+def lay_ground(
+    config: schema.Config, paths: Paths, environment: Environment, telemetry: Telemetry, clock: Clock | None = None
+) -> Ground:
+    """The things without which nothing else can be built."""
+    return Ground(
+        config=config,
+        paths=paths,
+        environment=environment,
+        gateway=gateway_id(config),
+        telemetry=telemetry,
+        clock=clock or SystemClock(),
+        keys=KeyMaker(secrets.token_hex(8)),
+    )
+
+
+def build_handlers(config: schema.Config, config_dir: Path) -> dict[str, Handler]:
+    """One handler for each enabled route. Raises ConfigError naming the key that is wrong."""
+    found = find_handlers([config_dir / path for path in config.handlers.paths])
+    handlers: dict[str, Handler] = {}
+    for name, route in enabled_routes(config).items():
+        handler_class = load_handler(route.handler, found, key=f"routes.{name}.handler")
+        handlers[name] = make_handler(handler_class, route.options, key=f"routes.{name}.options")
+    return handlers
+
+
+def enabled_routes(config: schema.Config) -> dict[str, schema.Route]:
+    """The routes that are not switched off."""
+    return {name: route for name, route in config.routes.items() if route.enabled}
+
+
+async def build(
+    ground: Ground, *, source: SourceFactory | None = None, sinks: Mapping[str, Sink] | None = None
+) -> Parts:
+    """Open the spool and build every part. Raises ConfigError before anything was changed."""
+    config, telemetry = ground.config, ground.telemetry
+    handlers = build_handlers(config, ground.paths.config_dir)
+    built_sinks = dict(sinks) if sinks is not None else build_sinks(ground)
+    spool = await asyncio.to_thread(_open_spool, ground)
+    models = ModelStore(ground.paths.models, config.models, telemetry.model_event)
+    built_source = (source or build_source)(ground)
+    live = _live(ground, built_source)
+    routes = {
+        name: _build_route(ground, name, route, handlers[name], spool, built_source, live)
+        for name, route in enabled_routes(config).items()
+    }
+    return Parts(
+        ground=ground,
+        spool=spool,
+        models=models,
+        source=built_source,
+        routes=routes,
+        router=_router(routes),
+        sinks=built_sinks,
+        running_config=config,
+        started_at_s=ground.clock.monotonic(),
+    )
+
+
+def _open_spool(ground: Ground) -> SqliteSpool:
+    config = ground.config
+    ground.paths.state_dir.mkdir(parents=True, exist_ok=True)
+    return SqliteSpool.open(
+        ground.paths.spool,
+        routes={name: route.sinks for name, route in config.routes.items()},
+        when_full={name: route.when_full for name, route in config.routes.items()},
+        sinks=config.sinks,
+        config=config.spool,
+        clock=ground.clock,
+        on_event=ground.telemetry.spool_event,
+        refused_payload=partial(event_json, gateway=ground.gateway),
+        crash=ground.environment.crash or "",
+    )
+
+
+def _live(ground: Ground, source: Source) -> LivePublisher:
+    qos = {name: int(route.live_qos) for name, route in ground.config.routes.items()}
+    return LivePublisher(source, ground.gateway, qos, ground.telemetry)
+
+
+def _build_route(
+    ground: Ground,
+    name: str,
+    route: schema.Route,
+    handler: Handler,
+    spool: SqliteSpool,
+    source: Source,
+    live: LivePublisher,
+) -> RoutePart:
+    context = RouteContext(
+        name=name,
+        config=route,
+        decoder=Decoder(route.payload),
+        runner=HandlerRunner(name, handler),
+        spool=spool,
+        source=source,
+        live=live if route.live else None,
+        report=ground.telemetry,
+        clock=ground.clock,
+        draw=random.random,
+        max_payload_bytes=ground.config.source.max_payload_bytes,
+        tag=hashlib.blake2b(name.encode(), digest_size=4).digest(),
+    )
+    return RoutePart(
+        context=context,
+        queue=RouteQueue(route.max_queue),
+        journaled=is_journaled(route, handler),
+        wake=Wake(asyncio.Event(), asyncio.Event()),
+        idle=asyncio.Event(),
+    )
+
+
+def is_journaled(route: schema.Route, handler: Handler) -> bool:
+    """Whether the raw message, and not the result, is the durable point: DESIGN.md section 2."""
+    if route.mode == "auto":
+        return route.window is not None or handler.journaled
+    return route.mode == "journaled"
+
+
+def _router(routes: Mapping[str, RoutePart]) -> Router[Inlet]:
+    targets: dict[str, list[Inlet]] = {}
+    for name, part in routes.items():
+        inlet = Inlet(name, part.queue, part.context.tag)
+        for topic in part.context.config.topics:
+            targets.setdefault(topic, []).append(inlet)
+    return Router(targets)
+
+
+def filters(config: schema.Config) -> Sequence[tuple[str, int]]:
+    """What to subscribe to: every enabled route's topic filters, each once, at the highest QoS asked for."""
+    return subscriptions(
+        [(topic, int(route.qos)) for route in enabled_routes(config).values() for topic in route.topics]
+    )
+
+
+def build_source(ground: Ground) -> Source:
+    """The MQTT client that the config asks for."""
+    config = ground.config.source
+    password = None if config.password is None else ground.secret(config.password, "source.password")
+    return _adapter(config.adapter)(
+        config,
+        gateway=ground.gateway,
+        filters=filters(ground.config),
+        password=password,
+        keys=ground.keys,
+        clock=ground.clock,
+        draw=random.random,
+        birth=ground.birth,
+        on_event=ground.telemetry.source_event,
+    )
+
+
+def _adapter(name: str) -> Callable[..., Source]:
+    """The adapter's class; the other one's library is not loaded."""
+    if name == "aiomqtt":
+        from gatewayd.mqtt.aiomqtt_source import WARNING, AiomqttSource
+
+        log.warning(WARNING)
+        return AiomqttSource
+    from gatewayd.mqtt.mqttium_source import MqttiumSource
+
+    return MqttiumSource
+
+
+def build_sinks(ground: Ground) -> dict[str, Sink]:
+    """One sink for each `[sinks.<name>]`."""
+    return {name: build_sink(ground, name, sink) for name, sink in ground.config.sinks.items()}
+
+
+def build_sink(ground: Ground, name: str, config: schema.Sink) -> Sink:
+    """The sink of that type. Imports only what is used: a gateway without an HTTP sink pays for no HTTP client."""
+    if isinstance(config, schema.HttpSink):
+        from gatewayd.sinks.http import HttpSink
+
+        token = None if config.token is None else ground.secret(config.token, f"sinks.{name}.token")
+        headers = ground.telemetry.current_headers
+        return HttpSink(config, gateway=ground.gateway, token=token, headers=headers, name=name)
+    if isinstance(config, schema.MqttSink):
+        from gatewayd.sinks.mqtt import MqttSink
+
+        password = None if config.password is None else ground.secret(config.password, f"sinks.{name}.password")
+        return MqttSink(config, name=name, gateway=ground.gateway, password=password)
+    from gatewayd.sinks.file import FileSink
+
+    return FileSink(config, gateway=ground.gateway, beside=ground.paths.state_dir)

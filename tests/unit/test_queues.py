@@ -1,0 +1,112 @@
+"""The queue in front of a route: bounded, loses QoS 0 oldest first, never QoS 1."""
+
+import asyncio
+
+from gatewayd.config.schema import BatchLimits
+from gatewayd.ports import RawMessage
+from gatewayd.queues import Item, Receipt, RouteQueue
+
+
+def item(name: str, qos: int = 1) -> Item:
+    return RawMessage(topic=name, payload=b"", time=0.0, key=name, qos=qos), None
+
+
+def names(items: list[Item]) -> list[str]:
+    return [message.topic for message, _ in items]
+
+
+async def test_what_is_there_is_taken_at_once_and_in_order() -> None:
+    queue = RouteQueue(10)
+    for name in "abc":
+        queue.offer(item(name))
+
+    batch = await queue.take(BatchLimits(max_messages=2))
+
+    assert names(batch) == ["a", "b"]
+    assert len(queue) == 1
+
+
+async def test_a_full_queue_drops_the_oldest_qos_0_and_says_which() -> None:
+    queue = RouteQueue(3)
+    for name, qos in (("a", 1), ("b", 0), ("c", 0)):
+        queue.offer(item(name, qos))
+
+    taken, dropped = queue.offer(item("d", 1))
+
+    assert taken
+    assert dropped is not None
+    assert dropped.topic == "b"
+    assert names(await queue.take(BatchLimits())) == ["a", "c", "d"]
+
+
+async def test_a_new_qos_0_message_is_itself_dropped_when_the_queue_is_full() -> None:
+    queue = RouteQueue(1)
+    queue.offer(item("a", 1))
+
+    taken, dropped = queue.offer(item("b", 0))
+
+    assert taken
+    assert dropped is not None
+    assert dropped.topic == "b"
+
+
+async def test_a_queue_full_of_qos_1_makes_the_writer_wait_and_loses_nothing() -> None:
+    queue = RouteQueue(1)
+    queue.offer(item("a"))
+    refused = queue.offer(item("b"))
+    waiting = asyncio.ensure_future(queue.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    first = await queue.take(BatchLimits())
+    await waiting
+    taken, _ = queue.offer(item("b"))
+
+    assert refused == (False, None)
+    assert taken
+    assert names(first) == ["a"]
+    assert names(await queue.take(BatchLimits())) == ["b"]
+
+
+async def test_a_batch_waits_for_its_count_or_its_age() -> None:
+    queue = RouteQueue(10)
+    queue.offer(item("a"))
+    full = asyncio.ensure_future(queue.take(BatchLimits(max_messages=2, max_age_ms=60_000)))
+    await asyncio.sleep(0.01)
+    assert not full.done()
+
+    queue.offer(item("b"))
+
+    assert names(await full) == ["a", "b"]
+    queue.offer(item("c"))
+    assert names(await queue.take(BatchLimits(max_messages=2, max_age_ms=5))) == ["c"]
+
+
+async def test_a_batch_limit_above_the_queue_is_not_waited_for_in_vain() -> None:
+    queue = RouteQueue(2)
+    queue.offer(item("a"))
+    queue.offer(item("b"))
+
+    async with asyncio.timeout(5):
+        batch = await queue.take(BatchLimits(max_messages=100, max_age_ms=60_000))
+
+    assert names(batch) == ["a", "b"]
+
+
+async def test_idle_means_nothing_waits_and_nothing_is_on_its_way() -> None:
+    queue = RouteQueue(2)
+    queue.offer(item("a"))
+    assert not queue.is_idle
+
+    await queue.take(BatchLimits())
+    assert not queue.is_idle
+
+    queue.passed(1)
+    assert queue.is_idle
+
+
+def test_a_receipt_goes_back_after_the_last_route() -> None:
+    receipt = Receipt("token", routes=2)
+
+    assert not receipt.passed()
+    assert receipt.passed()
