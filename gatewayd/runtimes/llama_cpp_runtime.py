@@ -57,8 +57,7 @@ class LlamaCppBackend:
         )
 
     def count_tokens(self, text: str) -> int:
-        with self._lock:
-            return len(self._tokens(text))
+        return len(self._tokens(text))  # the vocabulary is only read: no need to wait for a completion
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self._llama.tokenize(text.encode(), add_bos=True, special=False)

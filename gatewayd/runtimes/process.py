@@ -41,6 +41,7 @@ class WorkerProcess:
     def __init__(self, name: str, load: Load, on_end: Callable[[str], None]) -> None:
         """`on_end(problem)` is called once, from the owner's thread, when a worker that was ready has ended."""
         self.context_tokens = 0
+        self.parallel = 1
         self.load_s = 0.0
         self._name = name
         self._load = load
@@ -151,7 +152,7 @@ class WorkerProcess:
             link.send(msgspec.structs.replace(self._load, scratch_dir=scratch_dir))
             while (reply := link.receive()) is not None:
                 if isinstance(reply, Ready):
-                    self.context_tokens = reply.context_tokens
+                    self.context_tokens, self.parallel = reply.context_tokens, reply.parallel
                     self._ready.set_result(None)
                     continue
                 with self._state:

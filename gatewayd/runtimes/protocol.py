@@ -68,6 +68,7 @@ class Ready(_Frame, frozen=True):
     """Worker to daemon, first: the model is loaded."""
 
     context_tokens: int
+    parallel: int  # how many completions may run at once
 
 
 class Completed(_Frame, frozen=True):

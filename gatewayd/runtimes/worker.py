@@ -64,9 +64,12 @@ class WorkerTextSession:
         self._starting = threading.Lock()  # held while the worker is started: others wait for the same one
         self._counting = threading.Lock()
         self._closing = threading.Event()
+        self._launching: WorkerProcess | None = None
         self._worker: WorkerProcess | None = None
         self._worker = self._start(load())
         self.context_tokens = self._worker.context_tokens
+        # What is sent runs at once: so a call that waits for a slot is late, and one that was sent and is late is hung.
+        self._slots = threading.BoundedSemaphore(self._worker.parallel)
 
     def complete(
         self,
@@ -86,7 +89,6 @@ class WorkerTextSession:
         hung, TransientError on a time-out.
         """
         deadline_s = time.monotonic() + timeout_s
-        worker = self._alive(deadline_s)
         request = Complete(
             id=next(self._ids),
             prompt=prompt,
@@ -98,7 +100,13 @@ class WorkerTextSession:
             seed=seed,
             deadline_s=deadline_s,
         )
-        reply = self._call(worker, request, deadline_s)
+        if not self._slots.acquire(timeout=max(0.0, timeout_s)):
+            self._count(busy=1)
+            raise TransientError(f'model "{self._name}": no slot was free within the time-out of {timeout_s:g} s')
+        try:
+            reply = self._call(self._alive(deadline_s), request, deadline_s)
+        finally:
+            self._slots.release()
         if not isinstance(reply, Completed):
             raise TransientError(f'model "{self._name}": the worker answered {type(reply).__name__} to a completion')
         self._count(calls=1, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out, tokens_cached=reply.tokens_cached)
@@ -125,8 +133,8 @@ class WorkerTextSession:
         return worker.pid if worker is not None and worker.is_alive else None
 
     def stats(self) -> Mapping[str, float]:
-        """`starts`, `crashes`, `timeouts`, `calls`, `failures`, `tokens_in`, `tokens_out`, `tokens_cached` so far,
-        and `load_s` and `resident_bytes` of the worker that lives. Never starts one, never waits for long."""
+        """`starts`, `crashes`, `timeouts`, `busy` (no slot in time), `calls`, `failures`, `tokens_in`, `tokens_out`,
+        `tokens_cached` so far, and `load_s` and `resident_bytes` of the worker that lives. Never starts one, never waits for long."""
         with self._counting:
             stats = {key: float(value) for key, value in self._counts.items()}
         worker = self._worker
@@ -142,6 +150,9 @@ class WorkerTextSession:
     def close(self) -> None:
         """End the worker. Calls under way end with WorkerCrashed, later ones too."""
         self._closing.set()
+        launching = self._launching
+        if launching is not None:
+            launching.kill()
         with self._starting:
             worker, self._worker = self._worker, None
         if worker is not None:
@@ -177,18 +188,24 @@ class WorkerTextSession:
         worker = self._worker
         if worker is not None and worker.is_alive:
             return worker
-        with self._starting:
-            if self._worker is not None and self._worker.is_alive:
-                return self._worker
-            self._pause(deadline_s)
-            load = self._load()  # a file that is no longer the manifest's is a ModelError, and no crash
-            try:
-                self._worker = self._start(load)
-            except ModelError as exc:
-                # The files were verified and have loaded before: what is wrong now may pass (memory, most likely).
-                self._crashed(None)
-                raise WorkerCrashed(str(exc)) from exc
+        if not self._starting.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
+            raise TransientError(f'model "{self._name}": its worker is being started')
+        try:
+            if self._worker is None or not self._worker.is_alive:
+                self._worker = self._restart(deadline_s)
             return self._worker
+        finally:
+            self._starting.release()
+
+    def _restart(self, deadline_s: float) -> WorkerProcess:
+        self._pause(deadline_s)
+        load = self._load()  # a file that is no longer the manifest's is a ModelError, and no crash
+        try:
+            return self._start(load)
+        except ModelError as exc:
+            # The files were verified and have loaded before: what is wrong now may pass (memory, most likely).
+            self._crashed(None)
+            raise WorkerCrashed(str(exc)) from exc
 
     def _pause(self, deadline_s: float) -> None:
         now_s = time.monotonic()
@@ -200,7 +217,11 @@ class WorkerTextSession:
 
     def _start(self, load: Load) -> WorkerProcess:
         worker = WorkerProcess(self._name, load, on_end=self._crashed)
-        worker.start(self._config.worker_start_s)
+        self._launching = worker
+        try:
+            worker.start(self._config.worker_start_s)
+        finally:
+            self._launching = None
         self._count(starts=1)
         self._backoff.connected(time.monotonic())
         self._on_event("worker_started")

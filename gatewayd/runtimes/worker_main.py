@@ -73,7 +73,7 @@ def main(descriptor: int, daemon_pid: int) -> int:
         return _give_up(f'{exc}: pip install "gatewayd[{_EXTRAS[load.runtime]}]"')
     except Exception as exc:  # the adapter's boundary: a traceback would hide what the library wrote before
         return _give_up(f"{type(exc).__name__}: {exc}")
-    link.send(Ready(context_tokens=backend.context_tokens))
+    link.send(Ready(context_tokens=backend.context_tokens, parallel=backend.parallel))
     _serve(link, backend)
     return 0
 

@@ -112,17 +112,19 @@ def test_a_worker_killed_in_the_middle_of_a_call_fails_it_and_the_next_call_work
     assert events == ["worker_started", "worker_crashed", "worker_started"]
 
 
-def test_every_call_under_way_is_told_when_the_worker_dies(start: Start) -> None:
+def test_calls_under_way_are_told_when_the_worker_dies_and_those_that_wait_get_the_next_one(start: Start) -> None:
     session = start()
     busy = is_busy(session.pid)
-    calls = [call_in_thread(session) for _ in range(4)]  # two run, two wait for a slot
+    calls = [call_in_thread(session) for _ in range(3)]  # two run, one waits for a slot
     wait_until(busy)
 
     os.kill(session.pid, signal.SIGKILL)
+    for thread, _ in calls:
+        thread.join(60)
 
-    for thread, outcome in calls:
-        thread.join(30)
-        assert isinstance(outcome[0], WorkerCrashed)
+    crashed = [isinstance(outcome[0], WorkerCrashed) for _, outcome in calls]
+    assert sorted(crashed) == [False, True, True]
+    assert session.stats()["starts"] == 2
 
 
 def test_a_worker_that_hangs_is_killed_and_the_next_call_works(start: Start) -> None:
@@ -138,6 +140,22 @@ def test_a_worker_that_hangs_is_killed_and_the_next_call_works(start: Start) -> 
     assert session.complete("One, two,", max_tokens=2).tokens_out == 2
     assert events == ["worker_started", "worker_timed_out", "worker_crashed", "worker_started"]
     assert session.stats()["timeouts"] == 1
+
+
+def test_a_call_that_finds_no_free_slot_in_time_is_late_and_the_worker_is_not_hung(start: Start) -> None:
+    session = start(worker_grace_s=0.05)
+    pid = session.pid
+    busy = is_busy(pid)
+    calls = [call_in_thread(session) for _ in range(2)]
+    wait_until(busy)
+
+    with pytest.raises(TransientError, match="no slot was free"):
+        session.complete("One, two,", max_tokens=2, timeout_s=0.2)
+
+    for thread, outcome in calls:
+        thread.join(60)
+        assert not isinstance(outcome[0], TransientError)
+    assert session.pid == pid
 
 
 def test_a_worker_that_keeps_dying_is_started_after_growing_pauses(start: Start) -> None:
