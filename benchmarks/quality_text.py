@@ -257,9 +257,8 @@ def report_summaries(recording: Path, models_dir: Path, model: str, n_windows: i
             print(json.dumps(result.data, indent=1, ensure_ascii=False))
     store.close()
     print(f"{recording.name}: {len(chosen)} windows, all in form; by outcome {dict(handler.summaries)}")
-    print(
-        f"  {statistics.median(took_s):.1f} s each (median), {max(took_s):.1f} s at most; {cached} of {read} tokens cached"
-    )
+    print(f"  {statistics.median(took_s):.1f} s a window (median), {max(took_s):.1f} s at most")
+    print(f"  {cached} of {read} tokens of the prompts were cached")
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ from gatewayd_handlers.text_field import text_of
 
 log = logging.getLogger(__name__)
 
-# "pump-3", "R02-M1-N0", "press_12": letters, then numbers behind a dash or underscore.
-DEVICE_NAMES = r"\b[A-Za-z][A-Za-z]*[-_]?\d*(?:[-_][A-Za-z]{0,3}\d+)+\b"
+# "pump-3", "R02-M1-N0", "press_12": letters, then numbers behind a dash or underscore; no part of a host name.
+DEVICE_NAMES = r"(?<![\w.-])[A-Za-z]+\d*(?:[-_][A-Za-z]{0,3}\d+)+(?![\w-]|\.\w)"
 
 Answer = TypeVar("Answer")
 Reason = Literal["", "no_model", "model_error", "worker_crashed", "timeout", "prompt_too_long", "cut_off", "ungrounded"]
