@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
 
@@ -23,7 +24,7 @@ Processor = Callable[[Any, str, Event], Any]
 _MASKED_WORDS = frozenset({"password", "passwd", "token", "secret", "payload", "authorization", "credential"})
 _WORD = re.compile("[a-z]+")
 _SYSLOG = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
-_MAX_KEYS = 1000  # of one RateLimited: keys come from config, this is for the day they do not
+_MAX_KEYS = 1000  # remembered: they come from config and code, this is for the day they do not
 
 
 def set_up(config: Log, environment: Environment, stream: TextIO | None = None) -> None:
@@ -45,6 +46,7 @@ def set_up(config: Log, environment: Environment, stream: TextIO | None = None) 
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(as_json, in_journal)],
         )
     )
+    handler.addFilter(LibraryRepeats(config.repeat_s, time.monotonic))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_level(config))
@@ -100,6 +102,29 @@ def is_journal(stream: TextIO, environment: Environment) -> bool:
 
 def _level(config: Log) -> int:
     return logging.getLevelNamesMapping()[config.level.upper()]
+
+
+class LibraryRepeats:
+    """Lets a library say the same thing once in `repeat_s`: that an OTLP receiver is away is news but once."""
+
+    def __init__(self, repeat_s: float, monotonic: Callable[[], float]) -> None:
+        self._repeat_s = repeat_s
+        self._monotonic = monotonic
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged. Our own events are not strings here, and they are never left out."""
+        if not isinstance(record.msg, str):
+            return True
+        # The text before its arguments: "Transient error %s …" is the same each time.
+        key, now = (record.name, record.msg), self._monotonic()
+        last_s = self._said.get(key)
+        if last_s is not None and now - last_s < self._repeat_s:
+            return False
+        if len(self._said) >= _MAX_KEYS:
+            self._said.clear()
+        self._said[key] = now
+        return True
 
 
 class RateLimited:

@@ -6,6 +6,7 @@ one call a batch and not one a message.
 
 import platform
 import sqlite3
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -49,8 +50,14 @@ class Telemetry:
         telemetry.observe("gatewayd.build.info", lambda: {versions: 1.0})
         return telemetry
 
-    def shutdown(self) -> None:
-        """Send what is left: blocks for seconds when the endpoint is away, so call it in a thread."""
+    def shutdown(self, timeout_s: float = 5.0) -> None:
+        """Send what is left, for at most `timeout_s`: a receiver that is away must not hold up the stop. Blocks."""
+        # A daemon thread, because the SDK's own time-outs add up: 17 s were measured with nobody listening.
+        ending = threading.Thread(target=self._end, name="telemetry-shutdown", daemon=True)
+        ending.start()
+        ending.join(timeout_s)
+
+    def _end(self) -> None:
         self._end_tracer()
         self._meters.shutdown()
 

@@ -145,6 +145,19 @@ def test_a_failure_is_said_once_then_rarely_then_that_it_is_over() -> None:
     ]
 
 
+def test_a_library_says_the_same_thing_once_in_a_while_and_we_say_all() -> None:
+    out = io.StringIO()
+    set_up(Log(repeat_s=3600.0), NOWHERE, out)
+
+    for number in range(3):
+        logging.getLogger("opentelemetry.exporter").warning("transient error %s", number)
+        logging.getLogger("aiohttp.server").error("another %s", number)
+        structlog.get_logger().info("batch handled")
+
+    events = [line["event"] for line in lines_of(out)]
+    assert sorted(events) == ["another 0", "batch handled", "batch handled", "batch handled", "transient error 0"]
+
+
 def test_different_failures_do_not_hide_each_other() -> None:
     limited = RateLimited(30.0, lambda: 0.0)
 

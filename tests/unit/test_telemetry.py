@@ -2,7 +2,9 @@
 
 import gzip
 import inspect
+import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -377,6 +379,22 @@ def test_traces_and_metrics_are_switched_off_one_by_one(receiver: Receiver) -> N
     telemetry.shutdown()
 
     assert (receiver.metrics, receiver.traces) == ([], [])
+
+
+def test_a_receiver_that_does_not_answer_does_not_hold_up_the_stop() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        config = TelemetryConfig(otlp_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        telemetry = Telemetry.build(config, read_environment({}), "g1", "0.1.0")
+        with telemetry.process("a", [message(1)]):
+            pass
+        began_s = time.monotonic()
+
+        telemetry.shutdown(timeout_s=0.2)
+
+        # Without the bound it takes as long as the exporter's time-out, 5 s, at the very least.
+        assert time.monotonic() - began_s < 4.0
 
 
 def test_every_public_method_is_documented() -> None:
