@@ -134,7 +134,7 @@ class WorkerTextSession:
 
     def stats(self) -> Mapping[str, float]:
         """`starts`, `crashes`, `timeouts`, `busy` (no slot in time), `calls`, `failures`, `tokens_in`, `tokens_out`,
-        `tokens_cached` so far, and `load_s` and `resident_bytes` of the worker that lives. Never starts one, never waits for long."""
+        `tokens_cached` so far, and `load_s` and `resident_bytes` of the worker that lives. Never starts one."""
         with self._counting:
             stats = {key: float(value) for key, value in self._counts.items()}
         worker = self._worker
