@@ -88,6 +88,7 @@ _SPANS = """
 ## Spans
 
 Sent where an OTLP endpoint is configured. `$OTEL_TRACES_SAMPLER` is obeyed. No span carries a payload or a topic.
+A span costs about 0.1 ms a batch (64 messages, two x86 cores): sample where batches are small and many.
 
 | Span | Kind | Links | Attributes |
 | --- | --- | --- | --- |
