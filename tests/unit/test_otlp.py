@@ -1,5 +1,6 @@
 """Metrics and spans at an OTLP receiver that speaks the protocol, and at one that does not."""
 
+import gzip
 import socket
 import threading
 import time
