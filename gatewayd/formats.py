@@ -143,7 +143,7 @@ def _goes_on(decoder: cbor2.CBORDecoder) -> bool:
 def msgpack_value(payload: bytes, max_depth: int) -> Any:
     """MessagePack, made plain as CBOR is."""
     try:
-        value = msgpack.unpackb(payload, raw=False, strict_map_key=False, timestamp=3)
+        value = msgpack.unpackb(payload, raw=False, strict_map_key=False, timestamp=3, ext_hook=_refuse_ext)
         return plain(value, max_depth=max_depth, max_nodes=len(payload) + 1)
     except (msgpack.StackError, RecursionError):
         raise too_deep(max_depth) from None
@@ -151,6 +151,10 @@ def msgpack_value(payload: bytes, max_depth: int) -> Any:
         raise RejectedError("MessagePack with text that is not UTF-8", reason="encoding") from None
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise RejectedError(f"not MessagePack: {error}", reason="decode") from None
+
+
+def _refuse_ext(code: int, _data: bytes) -> Any:
+    raise RejectedError(f"MessagePack extension type {code} has no form in JSON", reason="decode")
 
 
 def to_utf8(payload: bytes, charset: str) -> bytes:
