@@ -73,7 +73,7 @@ def load_handler(name: str, found: Mapping[str, Found], *, key: str = "handler")
         loaded = one.load()
     except ConfigError:
         raise
-    except Exception as error:  # the top level of a stranger's module may raise anything
+    except (Exception, SystemExit) as error:  # the top level of a stranger's module may raise anything
         raise ConfigError(
             key, f"handler {name!r} ({one.origin}) cannot be imported: {type(error).__name__}: {error}"
         ) from error
@@ -152,7 +152,11 @@ class _Loader:
         module.__file__ = str(self.path)
         code = compile(_read_trusted(self.path), str(self.path), "exec")
         sys.modules[module.__name__] = module  # msgspec and dataclasses look annotations up there
-        exec(code, vars(module))  # noqa: S102 - running the operator's own file is the purpose
+        try:
+            exec(code, vars(module))  # noqa: S102 - running the operator's own file is the purpose
+        except BaseException:
+            del sys.modules[module.__name__]  # half a module must not be found by anybody
+            raise
         return getattr(module, self.class_name)
 
 
