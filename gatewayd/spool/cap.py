@@ -19,6 +19,7 @@ from gatewayd.spool.sql import number
 
 REASON = "cap"
 _CHUNK_ROWS = 256
+_FRAMES = 1.1  # bytes in the WAL for a byte inserted: headers, and pages written beside those of the rows
 _SLACK_BYTES = 16 * PAGE_BYTES  # freed beyond the need, so that not every commit at the cap has to evict
 _OLDEST = {
     "results": "SELECT id, length(data) FROM results WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
@@ -58,6 +59,7 @@ class Cap:
         self._when_full = when_full
         self._on_evicted = on_evicted
         self.used_bytes = 0  # pages in use, without the WAL
+        self._added_bytes = 0  # by the transaction under way
         # The last line of defense, should an estimate be wrong.
         connection.pragma("max_page_count", max_bytes // PAGE_BYTES)
 
@@ -78,14 +80,29 @@ class Cap:
         """Whether the route would rather wait than lose what is oldest."""
         return self._when_full.get(route) == "block"
 
+    def begin(self) -> None:
+        """A transaction begins."""
+        self._added_bytes = 0
+        self.measure()
+
+    def add(self, n_bytes: int) -> None:
+        """The transaction is going to insert about so much."""
+        self.used_bytes += n_bytes
+        self._added_bytes += n_bytes
+
     def measure(self) -> None:
         """Look at the file; within a transaction, what it changed so far is seen."""
         pages: int = self._connection.pragma("page_count") - self._connection.pragma("freelist_count")
         self.used_bytes = pages * PAGE_BYTES
 
     def room_bytes(self) -> int:
-        """How much may still be stored; negative beyond the cap."""
-        return self._max_bytes - max(self._wal_reserve, self.wal_bytes) - self.used_bytes
+        """How much may still be stored; negative beyond the cap.
+
+        A transaction is in the WAL and in the database at once, so one that is larger than the reserve counts twice.
+        """
+        left = self._max_bytes - self.used_bytes
+        twice = (left - self.group_bytes - int(_FRAMES * self._added_bytes)) / (1 + _FRAMES)
+        return min(left - max(self._wal_reserve, self.wal_bytes), int(twice))
 
     def make_room(self, need_bytes: int) -> int:
         """Evict until `need_bytes` fit, or nothing is left to evict; the room there is then."""

@@ -54,7 +54,7 @@ def open_store(
     events: Events = []
     try:
         store = Store(connection, path, config, when_full, routes, lambda name, fields: events.append((name, fields)))
-        store.load()
+        store.start()
         _reconcile(store, routes, sinks, events)
     except BaseException:
         connection.close()

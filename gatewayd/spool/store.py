@@ -76,8 +76,13 @@ class Store:
         self._journal: list[object] = []
         self.grown: set[str] = set()  # routes that got results in this transaction
 
+    def start(self) -> None:
+        """Read everything that is kept in memory."""
+        self.load()
+        self.seen.load(self._connection)
+
     def load(self) -> None:
-        """Read what is kept in memory, at the start and after a rollback."""
+        """Read again what a transaction changes in memory while it is under way: after a rollback."""
         self._written_seq = self._seq = sql.number(self._connection, "SELECT value FROM meta WHERE name = 'seq'")
         self.ledger.load(self._connection)
         self.positions.load()
@@ -92,7 +97,7 @@ class Store:
     def begin(self) -> None:
         """Start a transaction."""
         self._connection.execute("BEGIN IMMEDIATE")
-        self.cap.measure()
+        self.cap.begin()
 
     def flush(self) -> None:
         """Write what was buffered; the transaction is then ready to commit."""
@@ -240,7 +245,7 @@ class Store:
         else:
             # What does not fit even in an emptied spool is taken and evicted at once, see `_fitting`.
             need = min(need, self.cap.make_room(need))
-        self.cap.used_bytes += max(0, need)
+        self.cap.add(max(0, need))
         return need
 
     def _remove_done(self, route: str, done: Sequence[int]) -> None:
