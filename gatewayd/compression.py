@@ -6,12 +6,13 @@ MQTT has no content encoding, so all of these are understood: a user property `c
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import zstandard
 
 from gatewayd.errors import RejectedError
-from gatewayd.ports import RawMessage
 
 _BARE = {"application/gzip": "gzip", "application/x-gzip": "gzip", "application/zstd": "zstd"}
 _GZIP_WBITS = 31  # zlib: 16 + 15, a gzip header and the largest window
@@ -27,20 +28,30 @@ class Form:
     encoding: str = ""  # "gzip", "zstd", or what we do not know
 
 
-def form_of(raw: RawMessage) -> Form:
-    """Read content type and user properties."""
-    media_type, *parameters = (part.strip() for part in raw.content_type.lower().split(";"))
+def form_of(content_type: str, properties: Sequence[tuple[str, str]] = ()) -> Form:
+    """Read a content type and MQTT user properties."""
+    form = _form(content_type)
+    for name, value in properties:
+        if name.lower() == "content-encoding":
+            return Form(form.media_type, form.charset, _known(value.strip().lower()))
+    return form
+
+
+@lru_cache(maxsize=256)  # a bus has a handful of content types, and each comes with every message
+def _form(content_type: str) -> Form:
+    media_type, *parameters = (part.strip() for part in content_type.lower().split(";"))
     named = {name.strip(): value.strip().strip('"') for name, _, value in (p.partition("=") for p in parameters)}
     encoding = named.get("encoding", "")
-    for name, value in raw.properties:
-        if name.lower() == "content-encoding":
-            encoding = value.strip().lower()
     if media_type in _BARE:
         encoding, media_type = _BARE[media_type], ""
     for suffix in ("gzip", "zstd"):
         if media_type.endswith("+" + suffix):
             encoding, media_type = suffix, media_type.removesuffix("+" + suffix)
-    return Form(media_type, named.get("charset", ""), "" if encoding == "identity" else encoding)
+    return Form(media_type, named.get("charset", ""), _known(encoding))
+
+
+def _known(encoding: str) -> str:
+    return "" if encoding == "identity" else encoding
 
 
 def decompress(payload: bytes, encoding: str, max_bytes: int) -> bytes:

@@ -7,8 +7,6 @@ are. Which work there is to do is decided once, when the route is built. Pure.
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from gatewayd.api import Message
 from gatewayd.compression import Form, decompress, form_of
 from gatewayd.config.schema import Payload
@@ -118,7 +116,7 @@ class Decoder:
             raise self._too_large(raw.payload)
         if not raw.content_type and not raw.properties:
             return self._read(raw.payload), raw.key
-        form = form_of(raw)
+        form = form_of(raw.content_type, raw.properties)
         payload = raw.payload
         if form.encoding:
             payload = decompress(payload, form.encoding, self._payload.max_bytes)
@@ -131,7 +129,7 @@ class Decoder:
         event = open_event(json_value(payload, self._payload.max_depth + 1))
         value = event.data
         if event.data_bytes is not None:
-            value = self._formed(event.data_bytes, form_of(msgspec.structs.replace(raw, content_type=event.media_type)))
+            value = self._formed(event.data_bytes, form_of(event.media_type))
         return value, publisher_key(raw.topic, event.source, event.id)
 
     def _formed(self, payload: bytes, form: Form) -> Any:
