@@ -26,11 +26,12 @@ topics = ["plant/+/temperature"]
 handler = "threshold"
 sinks = ["cloud"]
 payload = {{ format = "json" }}
+[routes.heat.options]
+on = "every"
 [[routes.heat.options.rules]]
 field = "temperature"
 above = -1000.0
 label = "seen"
-on = "every"
 """
 
 

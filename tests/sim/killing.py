@@ -33,11 +33,12 @@ handler = "threshold"
 sinks = ["cloud"]
 include_input = true
 {route}
+[routes.readings.options]
+on = "every"
 [[routes.readings.options.rules]]
 field = "value"
 above = -1.0
 label = "seen"
-on = "every"
 """
 
 
