@@ -76,6 +76,7 @@ def _open_checked(path: Path, wal_pages: int) -> apsw.Connection:
         migrate(connection)
         if not connection.execute("SELECT value FROM meta WHERE name = 'clean'").get:
             _check(connection)
+        _fold_wal(connection)
         connection.execute("UPDATE meta SET value = 0 WHERE name = 'clean'")
     except BaseException:
         connection.close()
@@ -90,6 +91,14 @@ def _configure(connection: apsw.Connection, wal_pages: int) -> None:
         connection.pragma(name, value)
     connection.pragma("journal_size_limit", wal_pages * PAGE_BYTES)
     connection.wal_autocheckpoint(wal_pages)
+
+
+def _fold_wal(connection: apsw.Connection) -> None:
+    """Begin with an empty WAL: after a crash SQLite takes all of an old one for new, and appends to it."""
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except (apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError):
+        return  # a reader in the way, or a full disk: it is folded later, as always
 
 
 def _check(connection: apsw.Connection) -> None:
