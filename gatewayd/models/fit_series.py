@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+import structlog
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
@@ -26,12 +27,15 @@ from gatewayd.models.fit_graph import FEATURES, Array, Head, feature_model, quan
 from gatewayd.models.fit_head import RECIPES, Floats, Ints, Recipe
 from gatewayd.models.write import write_bundle
 
-Progress = Callable[[str], None]
+log = structlog.get_logger(__name__)
+
+Progress = Callable[[str, int, int], None]  # what, steps done, of how many
 Kind = Literal["classification", "anomaly"]
 Quantize = Literal["auto", "int8", "float"]
 
 MAX_WINDOWS = 20_000  # more recordings are thinned evenly: neighbors are nearly alike, and a fit should take seconds
-ENOUGH = 0.005  # a further field, or a larger head, must gain this much AUC on held-out recordings
+ENOUGH = 0.01  # a further field, or a larger head, must gain this much AUC on held-out recordings
+MAX_DRIFT = 2.0
 MAX_AUC_LOSS = 0.005  # what int8 may cost
 MIN_INT8_WEIGHTS = 65_536  # below, int8 is not faster: the features take the time (see docs/adr)
 POSITIVE_BY_NUMBER = {"0", "0.0", "1", "1.0"}
@@ -117,7 +121,8 @@ def fit_series(
     """Fit a model on recordings and write the bundle `out/name`.
 
     Args:
-        fields: columns to use. None: every numeric column, and with labels only those that help on held-out recordings.
+        fields: columns to use. None: with labels the numeric columns that do not drift between recordings and help
+            on held-out ones; without labels every numeric column, so name those that belong to the machine.
         ignore: columns never to use.
         label_column: the label of each row; 0 and 1 become "normal" and the column's name.
         window: rows a score is about. A device gets its first result after so many messages.
@@ -129,8 +134,7 @@ def fit_series(
     Raises ModelError naming what to do: a missing extra, a cell that is no number, too few recordings.
     """
     heads.require_sklearn()
-    began, say = time.monotonic(), progress or (lambda _text: None)
-    say("reading")
+    began, say = time.monotonic(), progress or (lambda _what, _done, _total: None)
     recordings = read_recordings(
         csvs, fields=fields, ignore=ignore, label_column=label_column, time_column=time_column,
         device_column=device_column, delimiter=delimiter,
@@ -139,15 +143,17 @@ def fit_series(
     if what == "classification" and label_column is None:
         raise ModelError("a classifier needs labels: name the column that holds them, or fit an anomaly detector")
     data = _windows(recordings, window, label_column)
-    say(f"{len(data.classes)} windows of {len(recordings.fields)} fields")
+    say("reading", 1, 1)
     chosen: Sequence[int] = range(len(recordings.fields))
     if fields is None and what == "classification":
-        chosen = _choose_fields(data, window, seed, lambda at: say(f"uses {recordings.fields[at]}"))
+        chosen = _choose_fields(data, _steady(data), window, seed)
+        log.info("fields chosen", used=[recordings.fields[at] for at in chosen])
+    say("choosing fields", 1, 1)
     data = data.of_fields(chosen)
     fitted = _classifier(data, window, seed, false_alarm_rate) if what == "classification" else (
         _detector(data, window, false_alarm_rate)
     )  # fmt: skip
-    say(f"fitted: {fitted.recipe}")
+    say("fitting", 1, 1)
     names = tuple(recordings.fields[at] for at in chosen)
     graph, quantized = _graph(fitted, data, window, quantize)
     report = _report(fitted, data, recordings, what, names, window, quantized, time.monotonic() - began, out / name)
@@ -203,9 +209,26 @@ def _labels(
     return tuple(ordered), {label: at for at, label in enumerate(ordered)}
 
 
-def _choose_fields(data: _Data, n: int, seed: int, say: Callable[[int], None]) -> list[int]:
+def _steady(data: _Data) -> list[int]:
+    """The fields whose normal level is not farther apart between recordings than MAX_DRIFT times its spread within one.
+
+    A level that follows the room or the season tells the recordings apart, and has no meaning in the next one. All
+    fields, where all drift or where there is one recording only.
+    """
+    levels = data.features[:, FEATURES.index("mean_all") :: len(FEATURES)].astype(np.float64)
+    parts = [levels[(data.groups == group) & (data.classes == 0)] for group in np.unique(data.groups)]
+    parts = [part for part in parts if len(part)]
+    if len(parts) < 2:
+        return list(range(levels.shape[1]))
+    within = np.mean([part.std(axis=0) for part in parts], axis=0)
+    between = np.std([part.mean(axis=0) for part in parts], axis=0)
+    steady = np.flatnonzero(between <= MAX_DRIFT * within).tolist()
+    return steady or list(range(levels.shape[1]))
+
+
+def _choose_fields(data: _Data, allowed: Sequence[int], n: int, seed: int) -> list[int]:
     """Add the field that helps most on held-out recordings, as long as one helps (forward selection)."""
-    left, reached = list(range(data.features.shape[1] // len(FEATURES))), -1.0
+    left, reached = list(allowed), -1.0
     chosen: list[int] = []
     while left:
         tried = {at: _held_out_auc(data.of_fields([*chosen, at]), RECIPES[0], n, seed) for at in left}
@@ -215,7 +238,6 @@ def _choose_fields(data: _Data, n: int, seed: int, say: Callable[[int], None]) -
         chosen.append(best)
         left.remove(best)
         reached = tried[best]
-        say(best)
     return sorted(chosen)
 
 
