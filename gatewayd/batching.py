@@ -1,46 +1,30 @@
-"""Cut batches by count or by the age of their first item, whichever comes first.
+"""When a batch is cut. Pure: counts and ages in, a decision out.
 
-Invariant: every item added comes out once, in order. Pure: `now` is an argument, in monotonic seconds.
+A batch is cut when `max_messages` wait, or when the first of them has waited `max_age_ms`, whichever comes first. A
+message that waited while the handler was busy has aged all the same: it is not made to wait again.
 """
 
-from typing import Generic, TypeVar
+from dataclasses import dataclass
 
 from gatewayd.config.schema import BatchLimits
 
-T = TypeVar("T")
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Take `n_take` messages now, or (when that is 0) wait `wait_s` for more; None: wait for the first one."""
+
+    n_take: int
+    wait_s: float | None = None
 
 
-class Batcher(Generic[T]):
-    """The batch that is filling up."""
+def cut(n_waiting: int, waited_s: float, limits: BatchLimits, *, max_waiting: int) -> Cut:
+    """What to do with `n_waiting` messages, the first of which has waited `waited_s` seconds.
 
-    def __init__(self, limits: BatchLimits) -> None:
-        self._max_messages = limits.max_messages
-        self._max_age_s = limits.max_age_ms / 1000
-        self._items: list[T] = []
-        self._deadline: float | None = None
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def add(self, item: T, now: float) -> list[T] | None:
-        """Put `item` in. The batch when that made it full, else None."""
-        if not self._items:
-            self._deadline = now + self._max_age_s
-        self._items.append(item)
-        return self.flush() if len(self._items) >= self._max_messages else None
-
-    def due(self, now: float) -> list[T] | None:
-        """The batch when its first item has waited `max_age_ms`, else None."""
-        if self._deadline is None or now < self._deadline:
-            return None
-        return self.flush()
-
-    def deadline(self) -> float | None:
-        """When `due` will have something; None while there is nothing to wait for."""
-        return self._deadline
-
-    def flush(self) -> list[T]:
-        """What there is, full or not. Empty when there is nothing."""
-        items, self._items = self._items, []
-        self._deadline = None
-        return items
+    `max_waiting` is how many can wait at all: a batch limit above it would be waited for in vain.
+    """
+    if n_waiting == 0:
+        return Cut(0)
+    max_age_s = limits.max_age_ms / 1000
+    if n_waiting >= min(limits.max_messages, max_waiting) or waited_s >= max_age_s:
+        return Cut(min(n_waiting, limits.max_messages))
+    return Cut(0, max_age_s - waited_s)

@@ -5,9 +5,12 @@ back to the caller, who counts it); when there is none, the caller has to wait, 
 """
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
+from gatewayd.batching import cut
 from gatewayd.config.schema import BatchLimits
 from gatewayd.ports import RawMessage
 
@@ -33,8 +36,10 @@ Item = tuple[RawMessage, Receipt | None]
 class RouteQueue:
     """Messages waiting for one route, in order of arrival. One reader, one writer, one event loop."""
 
-    def __init__(self, max_queue: int) -> None:
+    def __init__(self, max_queue: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._max = max_queue
+        self._monotonic = monotonic
+        self._since_s = 0.0  # when the first of those waiting arrived
         self._items: deque[Item] = deque()
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
@@ -66,9 +71,11 @@ class RouteQueue:
                 return False, None
             if dropped is item[0]:
                 return True, dropped
+        if not self._items:
+            self._since_s = self._monotonic()
         self._items.append(item)
         self._n_qos0 += item[0].qos == 0
-        if len(self._items) >= self._wanted:
+        if len(self._items) >= min(self._wanted, self._max):
             self._arrived.set()
         return True, dropped
 
@@ -88,24 +95,28 @@ class RouteQueue:
         await self._taken.wait()
 
     async def take(self, limits: BatchLimits) -> list[Item]:
-        """The next batch: cut when `max_messages` are here or the first has waited `max_age_ms`."""
-        await self._wait_for(1)
-        if limits.max_age_ms > 0 and len(self._items) < limits.max_messages:
-            try:
-                async with asyncio.timeout(limits.max_age_ms / 1000):
-                    await self._wait_for(limits.max_messages)
-            except TimeoutError:
-                pass
-        n_taken = min(len(self._items), limits.max_messages)
-        batch = [self._items.popleft() for _ in range(n_taken)]
+        """The next batch: see gatewayd.batching."""
+        while True:
+            decision = cut(len(self._items), self._monotonic() - self._since_s, limits, max_waiting=self._max)
+            if decision.n_take:
+                return self._take(decision.n_take)
+            self._wanted = limits.max_messages if self._items else 1
+            await self._more(decision.wait_s)
+
+    def _take(self, n_items: int) -> list[Item]:
+        batch = [self._items.popleft() for _ in range(n_items)]
         self._n_qos0 -= sum(message.qos == 0 for message, _ in batch)
-        self._in_hand += n_taken
+        self._in_hand += n_items
+        # Those left behind count as arrived now: more than a batch was waiting, so the next is nearly full anyway.
+        self._since_s = self._monotonic()
         self._taken.set()
         return batch
 
-    async def _wait_for(self, n_items: int) -> None:
-        # Never more than fit: a batch limit above the queue's would otherwise be waited for in vain.
-        self._wanted = min(n_items, self._max)
-        while len(self._items) < self._wanted:
-            self._arrived.clear()
-            await self._arrived.wait()
+    async def _more(self, wait_s: float | None) -> None:
+        """Until as many are here as the reader wants, or `wait_s` is over."""
+        self._arrived.clear()
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._arrived.wait()
+        except TimeoutError:
+            pass

@@ -18,7 +18,7 @@ from gatewayd.daemon import Life, close_parts, run_parts
 from gatewayd.liveness import Liveness
 from gatewayd.logs import set_up
 from gatewayd.reload import run_reload
-from gatewayd.status import observe, status
+from gatewayd.status import Depths, observe, run_depths, status
 from gatewayd.systemd import Notifier, watchdog_interval_s
 from gatewayd.telemetry import Telemetry
 from gatewayd.web.server import Views, WebServer
@@ -58,13 +58,15 @@ async def run_service(path: Path, environment: Environment) -> None:
 
 async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Environment, path: Path) -> None:
     liveness = Liveness()
-    observe(parts)
-    web = await start_web(parts, liveness)
+    depths = Depths()
+    observe(parts, depths)
+    web = await start_web(parts, liveness, depths)
     try:
         async with asyncio.TaskGroup() as tasks:
             helpers = [
                 tasks.create_task(_beat(parts, liveness), name="beat"),
                 tasks.create_task(_watch(parts, liveness, notifier, environment), name="watchdog"),
+                tasks.create_task(run_depths(depths, parts.ground.paths.spool), name="depths"),
                 tasks.create_task(run_reload(parts, life.reload, notifier, path), name="reload"),
             ]
             await run_parts(parts, life, started=lambda: _started(parts, notifier), stopping=notifier.stopping)
@@ -75,7 +77,7 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
             await web.stop()
 
 
-async def start_web(parts: Parts, liveness: Liveness) -> WebServer | None:
+async def start_web(parts: Parts, liveness: Liveness, depths: Depths) -> WebServer | None:
     """The local endpoints, unless switched off."""
     config = parts.ground.config
     if not config.web.enabled:
@@ -88,7 +90,7 @@ async def start_web(parts: Parts, liveness: Liveness) -> WebServer | None:
         metrics=parts.ground.telemetry.prometheus,
         stuck=lambda: liveness.stuck(parts.ground.clock.monotonic()),
         ready=lambda: _missing(parts),
-        status=lambda: status(parts),
+        status=lambda: status(parts, depths),
         books=books,
     )
     server = WebServer(config.web, views)

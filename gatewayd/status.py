@@ -1,12 +1,51 @@
 """What a running daemon says of itself: `/status`, and the gauges that are read when metrics are collected."""
 
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gatewayd import __version__
+from gatewayd.spool.reader import SpoolReader
 from gatewayd.wiring import Parts
 
+_LOOK_S = 10.0  # counting rows takes time that grows with the backlog; done beside the writer, on a reader of its own
 
-def status(parts: Parts) -> dict[str, Any]:
+
+@dataclass(slots=True)
+class Depths:
+    """How much waits in the spool, as of the last look."""
+
+    pending: dict[str, int] = field(default_factory=dict)  # by sink
+    journaled: dict[str, int] = field(default_factory=dict)  # by route
+    dead_letters: int = 0
+    oldest_age_s: float = 0.0
+    wal_bytes: int = 0
+
+
+async def run_depths(depths: Depths, spool: Path) -> None:
+    """Look every now and then, until cancelled."""
+    while True:
+        await asyncio.to_thread(_look, depths, spool)
+        await asyncio.sleep(_LOOK_S)
+
+
+def _look(depths: Depths, spool: Path) -> None:
+    with SpoolReader.open(spool) as reader:
+        books, kept = reader.books(), reader.status()
+    pending: dict[str, int] = {}
+    for sinks in books.results.values():
+        for sink, lines in sinks.items():
+            pending[sink] = pending.get(sink, 0) + lines["pending"]
+    depths.pending = pending
+    depths.journaled = {route: lines["journaled"] for route, lines in books.messages.items()}
+    depths.dead_letters = kept.dead_letters
+    depths.wal_bytes = kept.wal_bytes
+    depths.oldest_age_s = 0.0 if kept.oldest_time is None else max(0.0, time.time() - kept.oldest_time)
+
+
+def status(parts: Parts, depths: Depths) -> dict[str, Any]:
     """A snapshot, encodable as JSON; reads memory only, so it costs nothing and cannot block."""
     source = parts.ground.config.source
     return {
@@ -30,7 +69,14 @@ def status(parts: Parts) -> dict[str, Any]:
             for name, part in parts.routes.items()
         },
         "sinks": {name: {"state": _sink_state(parts, name)} for name in parts.sinks},
-        "spool": {"used_bytes": parts.spool.used_bytes, "max_bytes": parts.ground.config.spool.max_bytes},
+        "spool": {
+            "used_bytes": parts.spool.used_bytes,
+            "max_bytes": parts.ground.config.spool.max_bytes,
+            "pending": dict(depths.pending),
+            "journaled": dict(depths.journaled),
+            "dead_letters": depths.dead_letters,
+            "oldest_age_s": round(depths.oldest_age_s, 1),
+        },
         "models": parts.models.stats(),
     }
 
@@ -40,13 +86,19 @@ def _sink_state(parts: Parts, name: str) -> str:
     return {None: "nothing sent yet", True: "confirms", False: "away"}[reachable]
 
 
-def observe(parts: Parts) -> None:
+def observe(parts: Parts, depths: Depths) -> None:
     """Register the gauges. The callbacks run on other threads: they read plain numbers and nothing else."""
     telemetry = parts.ground.telemetry
     telemetry.observe("gatewayd.queue.messages", lambda: {(name,): len(p.queue) for name, p in parts.routes.items()})
     telemetry.observe("gatewayd.spool.limit", lambda: float(parts.ground.config.spool.max_bytes))
     telemetry.observe("gatewayd.spool.size", lambda: float(parts.spool.used_bytes))
+    telemetry.observe("gatewayd.spool.wal", lambda: float(depths.wal_bytes))
+    telemetry.observe("gatewayd.spool.pending", lambda: {(sink,): n for sink, n in depths.pending.items()})
+    telemetry.observe("gatewayd.journal.messages", lambda: {(route,): n for route, n in depths.journaled.items()})
+    telemetry.observe("gatewayd.spool.oldest.age", lambda: depths.oldest_age_s)
+    telemetry.observe("gatewayd.dead_letters.kept", lambda: float(depths.dead_letters))
     telemetry.observe("gatewayd.process.memory", _resident_bytes)
+    telemetry.observe_models(parts.models.stats)
 
 
 def _resident_bytes() -> float:

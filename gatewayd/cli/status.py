@@ -44,7 +44,10 @@ def _print(status: dict[str, Any]) -> None:
     )
     routes = [(name, row["handler"], row["state"], row["waiting"]) for name, row in status["routes"].items()]
     print_table("Routes", ["route", "handler", "state", "waiting"], routes)
-    sinks = [(name, row["state"], row.get("reason", "")) for name, row in status["sinks"].items()]
-    print_table("Sinks", ["sink", "state", "reason"], sinks)
     spool = status["spool"]
-    typer.echo(f"Spool: {human_bytes(spool['used_bytes'])} of {human_bytes(spool['max_bytes'])} on disk")
+    sinks = [(name, row["state"], spool["pending"].get(name, 0)) for name, row in status["sinks"].items()]
+    print_table("Sinks", ["sink", "state", "pending"], sinks)
+    typer.echo(
+        f"Spool: {human_bytes(spool['used_bytes'])} of {human_bytes(spool['max_bytes'])}, "
+        f"oldest result {spool['oldest_age_s']:.0f} s, {spool['dead_letters']} dead letters"
+    )

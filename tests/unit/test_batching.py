@@ -1,53 +1,51 @@
-from gatewayd.batching import Batcher
+"""When a batch is cut: by count, by age, and never later than either."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatewayd.batching import Cut, cut
 from gatewayd.config.schema import BatchLimits
 
 
-def test_a_batch_is_cut_when_it_is_full() -> None:
-    batcher: Batcher[int] = Batcher(BatchLimits(max_messages=2, max_age_ms=1000))
-
-    assert batcher.add(1, 0.0) is None
-    assert batcher.add(2, 0.1) == [1, 2]
-    assert len(batcher) == 0
+def test_without_an_age_what_is_there_is_taken() -> None:
+    assert cut(3, 0.0, BatchLimits(max_messages=10), max_waiting=100) == Cut(3)
 
 
-def test_a_batch_is_due_at_the_age_of_its_first_item() -> None:
-    batcher: Batcher[int] = Batcher(BatchLimits(max_messages=9, max_age_ms=500))
-    batcher.add(1, 10.0)
-    batcher.add(2, 10.4)
-
-    assert batcher.deadline() == 10.5
-    assert batcher.due(10.49) is None
-    assert batcher.due(10.5) == [1, 2]
+def test_a_full_batch_is_taken_and_no_more() -> None:
+    assert cut(25, 0.0, BatchLimits(max_messages=10, max_age_ms=1000), max_waiting=100) == Cut(10)
 
 
-def test_without_an_age_a_batch_is_due_at_once() -> None:
-    batcher: Batcher[int] = Batcher(BatchLimits(max_messages=9, max_age_ms=0))
-    batcher.add(1, 10.0)
-
-    assert batcher.due(10.0) == [1]
+def test_a_young_batch_waits_for_the_rest_of_its_age() -> None:
+    assert cut(3, 0.25, BatchLimits(max_messages=10, max_age_ms=1000), max_waiting=100) == Cut(0, 0.75)
 
 
-def test_nothing_is_due_when_there_is_nothing() -> None:
-    batcher: Batcher[int] = Batcher(BatchLimits())
-
-    assert batcher.deadline() is None
-    assert batcher.due(1e9) is None
-    assert batcher.flush() == []
+def test_an_old_batch_is_taken_as_it_is() -> None:
+    assert cut(3, 1.0, BatchLimits(max_messages=10, max_age_ms=1000), max_waiting=100) == Cut(3)
 
 
-def test_the_age_starts_anew_with_each_batch() -> None:
-    batcher: Batcher[int] = Batcher(BatchLimits(max_messages=2, max_age_ms=500))
-    batcher.add(1, 10.0)
-    batcher.add(2, 10.0)
-
-    batcher.add(3, 20.0)
-
-    assert batcher.deadline() == 20.5
+def test_nothing_is_waited_for_without_end() -> None:
+    assert cut(0, 99.0, BatchLimits(max_age_ms=1000), max_waiting=100) == Cut(0)
 
 
-def test_a_flush_gives_what_there_is() -> None:
-    batcher: Batcher[int] = Batcher(BatchLimits(max_messages=9, max_age_ms=500))
-    batcher.add(1, 10.0)
+def test_a_queue_that_is_full_is_a_full_batch() -> None:
+    assert cut(5, 0.0, BatchLimits(max_messages=10, max_age_ms=1000), max_waiting=5) == Cut(5)
 
-    assert batcher.flush() == [1]
-    assert batcher.deadline() is None
+
+@given(
+    n_waiting=st.integers(1, 500),
+    waited_s=st.floats(0, 100),
+    max_messages=st.integers(1, 300),
+    max_age_ms=st.floats(0, 60_000),
+)
+def test_something_is_taken_or_waited_for(
+    n_waiting: int, waited_s: float, max_messages: int, max_age_ms: float
+) -> None:
+    limits = BatchLimits(max_messages=max_messages, max_age_ms=max_age_ms)
+
+    decision = cut(n_waiting, waited_s, limits, max_waiting=500)
+
+    if decision.n_take:
+        assert decision.n_take == min(n_waiting, max_messages)
+    else:
+        assert decision.wait_s is not None
+        assert 0 < decision.wait_s <= max_age_ms / 1000
