@@ -3,7 +3,9 @@
 Invariant: a row is deleted here together with its count, for each sink that had not had it. The database may use what
 is left of the cap beside the WAL; a file grows only when no free page is left, so bounding the pages in use bounds the
 file. Known limit: one `Work` larger than the WAL's reserve (3/16 of a small cap, at most 3 MiB) that comes when the
-file has its full size overdraws the cap by about the excess, until the WAL is begun anew. Order of eviction: results, globally oldest first, then raw messages of the journal; only of routes that say
+file has its full size overdraws the cap by about the excess, until the WAL is begun anew.
+
+Order of eviction: results, globally oldest first, then raw messages of the journal; only of routes that say
 `when_full = "evict_oldest"`. Dead letters have their own bounds.
 """
 
