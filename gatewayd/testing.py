@@ -15,7 +15,7 @@ from gatewayd.api import Batch, Handler, Message, ModelError, Models, RejectedEr
 from gatewayd.config.schema import Payload
 from gatewayd.payloads import Decoder
 from gatewayd.ports import RawMessage
-from gatewayd.registry import find_handlers, load_handler
+from gatewayd.registry import find_handlers, load_handler, make_handler
 
 START = 1_763_700_000.0  # the time of the first sample, where samples give none; one second a sample from there
 
@@ -60,7 +60,7 @@ class FakeClock:
 
 
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One message of a samples file and the answers it must get: `kind` and data of results, `rejected` of rejections."""
+    """One message and the answers it must get: `kind` and data of a result, `rejected` for a rejection's reason."""
 
     topic: str
     payload: str
@@ -112,8 +112,8 @@ def run_samples(
 def differences(samples: Samples, answers: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
     """A line for each sample whose answers are not those expected.
 
-    An expected answer names the fields that matter: fields it leaves out may have any value. Numbers may differ by 1e-4,
-    because the last bits of a model's score depend on the processor.
+    An expected answer names the fields that matter: fields it leaves out may have any value. Numbers may differ by
+    1e-4, because the last bits of a model's score depend on the processor.
     """
     lines = []
     for index, (sample, given) in enumerate(zip(samples.samples, answers, strict=True)):
@@ -129,9 +129,9 @@ def check_handler(
 ) -> None:
     """Hold a handler to the contract of `api.Handler`. Raises AssertionError that says which part it breaks.
 
-    Checks: options are typed and refuse unknown keys; no results for no messages; same messages, same answers; answers are
-    Result or Rejection about messages of the batch; data is JSON; one message at a time works too; hostile payloads raise
-    nothing but RejectedError or TransientError, and leave the handler able to answer.
+    Checks: options are typed and refuse unknown keys; no results for no messages; same messages, same answers; answers
+    are Result or Rejection about messages of the batch; data is JSON; one message at a time works too; hostile payloads
+    raise nothing but RejectedError or TransientError, and leave the handler able to answer.
     """
     messages = list(samples)
     assert messages, "give at least one sample message"
@@ -156,8 +156,8 @@ def check_handler(
 
 
 def started(cls: type[Handler], options: Mapping[str, Any], models: Models | None = None) -> Handler:
-    """A handler with these options, as the daemon makes one. Raises msgspec.ValidationError, ModelError, ConfigError."""
-    handler = cls(msgspec.convert(dict(options), cls.Config))
+    """A handler with these options, as the daemon makes one. Raises ConfigError, ModelError."""
+    handler = make_handler(cls, options, key="options")
     handler.start(models or NoModels())
     return handler
 

@@ -129,7 +129,7 @@ def fit_series(
         kind: auto is "classification" where there are labels. "anomaly" with labels learns from the first label's rows
             alone and uses the others to judge.
         false_alarm_rate: share of windows of the first label that may get the second. None: the best F1 decides with
-            labels, 0.01 without.
+            labels; without, 0.01, kept in the middle one of the held-out recordings.
 
     Raises ModelError naming what to do: a missing extra, a cell that is no number, too few recordings.
     """
@@ -293,8 +293,11 @@ def _detector(data: _Data, n: int, false_alarm_rate: float | None) -> _Fitted:
         distances.append(heads.logits(heads.anomaly_head(data.features[normal]), data.features[judged])[:, 0])
         rows.append(judged)
     distance, judged_rows = np.concatenate(distances), np.concatenate(rows)
-    quiet = distance[data.classes[judged_rows] == 0]
-    half_at = max(float(np.quantile(quiet, 1.0 - (0.01 if false_alarm_rate is None else false_alarm_rate))), 1e-6)
+    # The rate holds in the middle one of the held-out recordings: pooled, the oddest recording alone would decide.
+    rate = 0.01 if false_alarm_rate is None else false_alarm_rate
+    quiet, owners = data.classes[judged_rows] == 0, data.groups[judged_rows]
+    limits = [np.quantile(distance[quiet & (owners == group)], 1.0 - rate) for group in np.unique(owners[quiet])]
+    half_at = max(float(np.median(limits)), 1e-6)
     positive = distance / (distance + half_at)
     head = replace(heads.anomaly_head(data.features[data.classes == 0]), half_at=half_at)
     return _Fitted(
