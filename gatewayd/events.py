@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from gatewayd.ports import StoredResult
+from gatewayd.ports import NewResult, StoredResult
 
 SPEC_VERSION = "1.0"
 TYPE_PREFIX = "dev.gatewayd.result."
@@ -56,6 +56,7 @@ def event_source(gateway: str, route: str) -> str:
     return f"/gateways/{quote(gateway, safe='')}/routes/{quote(route, safe='')}"
 
 
+@lru_cache(maxsize=64)  # the results of a batch share their time, and formatting it costs more than all else
 def event_time(time: float) -> str:
     """RFC 3339 in UTC with milliseconds; "" for a time no calendar has (the attribute is then left out)."""
     try:
@@ -84,6 +85,19 @@ def event_attributes(stored: StoredResult, gateway: str) -> dict[str, str]:
     made = event(stored, gateway)
     names = ("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "traceparent")
     return {name: value for name in names if (value := getattr(made, name))}
+
+
+def event_properties(result: NewResult | StoredResult, source: str) -> tuple[tuple[str, str], ...]:
+    """The same in binary mode over MQTT 5: user properties, without the content type, which has its own property."""
+    properties = (
+        ("specversion", SPEC_VERSION),
+        ("id", result.key),
+        ("source", source),
+        ("type", TYPE_PREFIX + result.kind),
+        ("subject", result.subject),
+        ("time", event_time(result.time)),
+    )
+    return (*properties, ("traceparent", result.traceparent)) if result.traceparent else properties
 
 
 def event_json(stored: StoredResult, gateway: str) -> bytes:

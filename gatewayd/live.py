@@ -4,10 +4,10 @@ CloudEvents binary mode on MQTT 5 (attributes as user properties, the data as pa
 live result that cannot be published now is counted and forgotten: delivery is the spool's business.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
-from gatewayd.events import DATA_CONTENT_TYPE, EVENT_CONTENT_TYPE, event_attributes, event_json
+from gatewayd.events import DATA_CONTENT_TYPE, EVENT_CONTENT_TYPE, event_json, event_properties, event_source
 from gatewayd.ports import NewResult, Source, StoredResult
 
 
@@ -31,24 +31,26 @@ class LivePublisher:
     async def __call__(self, route: str, results: Sequence[NewResult]) -> None:
         """Publish the results of one batch, in order."""
         topic = f"gatewayd/{self._gateway}/results/{route}"
-        qos = self._qos[route]
+        publish = self._publish_binary if self._source.protocol == 5 else self._publish_structured
         n_published = 0
         for result in results:
-            n_published += await self._publish(topic, qos, _stored(route, result))
+            n_published += await publish(topic, route, result)
         self._report.live_published(route, n_published)
         if n_published < len(results):
             self._report.live_failed(route, len(results) - n_published)
 
-    async def _publish(self, topic: str, qos: int, result: StoredResult) -> bool:
-        if self._source.protocol == 5:
-            attributes = event_attributes(result, self._gateway)
-            content_type = attributes.pop("datacontenttype", DATA_CONTENT_TYPE)
-            properties = tuple(attributes.items())
-            return await self._source.publish(
-                topic, result.data, qos=qos, content_type=content_type, properties=properties
-            )
-        payload = event_json(result, self._gateway)
-        return await self._source.publish(topic, payload, qos=qos, content_type=EVENT_CONTENT_TYPE)
+    def _publish_binary(self, topic: str, route: str, result: NewResult) -> Awaitable[bool]:
+        return self._source.publish(
+            topic,
+            result.data,
+            qos=self._qos[route],
+            content_type=DATA_CONTENT_TYPE,
+            properties=event_properties(result, event_source(self._gateway, route)),
+        )
+
+    def _publish_structured(self, topic: str, route: str, result: NewResult) -> Awaitable[bool]:
+        payload = event_json(_stored(route, result), self._gateway)
+        return self._source.publish(topic, payload, qos=self._qos[route], content_type=EVENT_CONTENT_TYPE)
 
 
 def _stored(route: str, result: NewResult) -> StoredResult:
