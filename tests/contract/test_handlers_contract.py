@@ -64,6 +64,20 @@ def test_threshold_answers_its_golden_samples() -> None:
     assert differences(samples, run_samples(samples)) == []
 
 
+def test_classify_series_answers_its_golden_samples(tmp_path: Path) -> None:
+    samples = load_samples(SAMPLES / "classify_series.samples.toml")
+
+    assert differences(samples, run_samples(samples, slope_bundle(tmp_path))) == []
+
+
+def test_a_samples_file_that_expects_something_else_is_told_apart() -> None:
+    samples = load_samples(SAMPLES / "threshold.samples.toml")
+    answers = run_samples(samples)
+    answers[3][0]["state"] = "cleared"
+
+    assert [line.split(" (")[0] for line in differences(samples, answers)] == ["sample 3"]
+
+
 class Loose(msgspec.Struct):
     """Options that take anything."""
 
