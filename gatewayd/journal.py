@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gatewayd.api import Message, Window
 from gatewayd.config.schema import WindowLimits
 from gatewayd.errors import RejectedError, TransientError
-from gatewayd.paths import compile_path, follow
+from gatewayd.payloads.paths import compile_path, follow
 from gatewayd.ports import JournalEntry, Work
 from gatewayd.queues import RouteQueue
 from gatewayd.results import dead_letter

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from gatewayd.answer import HandlerRunner
+from gatewayd.checked import load_checked
 from gatewayd.config.load import ConfigErrors
 from gatewayd.config.schema import Config, Route
 from gatewayd.errors import ConfigError, ModelError
@@ -44,8 +45,6 @@ async def run_reload(parts: Parts, asked: asyncio.Event, notifier: Notifier, pat
 
 async def reload(parts: Parts, path: Path) -> None:
     """Compare the file with what runs, and take over what can be. Raises ConfigErrors before anything changed."""
-    from gatewayd.service import load_checked
-
     old, new = parts.running_config, load_checked(path)
     changed = [*changes(msgspec.to_builtins(old), msgspec.to_builtins(new))]
     taken = [key for key in changed if is_reloadable(key)]

@@ -11,9 +11,8 @@ from typing import Any
 import structlog
 
 from gatewayd import __version__
+from gatewayd.checked import load_checked
 from gatewayd.config.environment import Environment, gateway_id, resolve_paths
-from gatewayd.config.load import load
-from gatewayd.config.schema import Config
 from gatewayd.daemon import Life, close_parts, run_parts
 from gatewayd.liveness import Liveness
 from gatewayd.logs import set_up
@@ -29,13 +28,6 @@ log = structlog.get_logger(__name__)
 _BEAT_S = 1.0
 _LOOP_LIMIT_S = 15.0  # a loop that does not turn for so long is stuck
 _SPOOL_LIMIT_S = 60.0  # a flash card that erases may stall a commit for seconds, not for a minute
-
-
-def load_checked(path: Path) -> Config:
-    """The config, its handlers and their options checked too. Raises ConfigErrors with all that is wrong."""
-    from gatewayd.cli.problems import handler_problems
-
-    return load(path, handler_problems(path))
 
 
 async def run_service(path: Path, environment: Environment) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import typer
 
-from gatewayd.cli.problems import handler_problems
+from gatewayd.checked import handler_problems
 from gatewayd.config.load import check
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import typer
 
+from gatewayd.checked import handler_problems
 from gatewayd.cli.output import human_bytes, print_json
-from gatewayd.cli.problems import handler_problems
 from gatewayd.config.environment import Paths, read_environment, resolve_paths
 from gatewayd.config.load import examine as examine_config
 from gatewayd.config.schema import Config

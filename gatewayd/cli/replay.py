@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from gatewayd import __version__
+from gatewayd.checked import load_checked
 from gatewayd.cli.samples import run_samples_file
 from gatewayd.config.environment import Environment, Paths, gateway_id, read_environment, resolve_paths
 from gatewayd.config.schema import Config, FileSink
@@ -18,7 +19,6 @@ from gatewayd.events import event_json
 from gatewayd.logs import set_up
 from gatewayd.ports import StoredResult
 from gatewayd.replay import Recorded, RecordedClock, RecordedSource, read_recording
-from gatewayd.service import load_checked
 from gatewayd.spool.books import Books
 from gatewayd.telemetry import Telemetry
 from gatewayd.wiring import Ground, build, enabled_routes, lay_ground

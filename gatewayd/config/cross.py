@@ -10,7 +10,7 @@ import msgspec
 from gatewayd.config.describe import Path
 from gatewayd.config.schema import Config, Payload, Reconnect, Route, Secret, Tls
 from gatewayd.config.walk import Finding
-from gatewayd.paths import compile_path
+from gatewayd.payloads.paths import compile_path
 from gatewayd.routing import validate_filter
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -1,7 +1,7 @@
 import pytest
 
 from gatewayd.errors import RejectedError
-from gatewayd.paths import compile_path, follow
+from gatewayd.payloads.paths import compile_path, follow
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from gatewayd.api import Message
-from gatewayd.compression import Form, decompress, form_of
 from gatewayd.config.schema import Payload
 from gatewayd.errors import ConfigError, RejectedError
-from gatewayd.event_in import EVENT_MEDIA_TYPE, open_event
-from gatewayd.formats import (
+from gatewayd.keys import publisher_key
+from gatewayd.payloads.compression import Form, decompress, form_of
+from gatewayd.payloads.event_in import EVENT_MEDIA_TYPE, open_event
+from gatewayd.payloads.formats import (
     cbor_value,
     csv_value,
     finite,
@@ -23,10 +24,9 @@ from gatewayd.formats import (
     text_value,
     to_utf8,
 )
-from gatewayd.keys import publisher_key
-from gatewayd.paths import Path, compile_path, follow
+from gatewayd.payloads.paths import Path, compile_path, follow
+from gatewayd.payloads.times import time_of
 from gatewayd.ports import RawMessage
-from gatewayd.times import time_of
 
 __all__ = ["REASONS", "Decoder", "compile_path", "follow"]
 

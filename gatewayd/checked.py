@@ -1,12 +1,18 @@
-"""What only the registry can say about a config: handlers that do not exist, options they do not have."""
+"""A config checked whole: what only the registry can say is handlers that do not exist, options they do not have."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gatewayd.config.describe import Path as KeyPath
+from gatewayd.config.load import load
 from gatewayd.config.schema import Config
 from gatewayd.errors import ConfigError
 from gatewayd.registry import find_handlers, load_handler, make_handler
+
+
+def load_checked(path: Path) -> Config:
+    """The config, its handlers and their options checked too. Raises ConfigErrors with all that is wrong."""
+    return load(path, handler_problems(path))
 
 
 def handler_problems(config_path: Path) -> Callable[[Config], Sequence[tuple[KeyPath, str]]]:

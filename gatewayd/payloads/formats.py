@@ -18,7 +18,7 @@ import msgpack
 import msgspec
 
 from gatewayd.errors import RejectedError
-from gatewayd.plain import plain
+from gatewayd.payloads.plain import plain
 
 _NUMBER = re.compile(r"[ \t\r\n]*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[ \t\r\n]*", re.ASCII)
 _CHARSETS = frozenset(
