@@ -175,7 +175,7 @@ def _judge(rule: Rule, value: float | str | bool) -> tuple[bool, bool]:
         same = value == rule.equals and isinstance(value, bool) == isinstance(rule.equals, bool)
         return same, not same
     low, high = rule.bounds()
-    assert not isinstance(value, str)  # noqa: S101 -- _reading lets text through for `equals` alone
+    assert not isinstance(value, str)  # _reading lets text through for `equals` alone
     return not low <= value <= high, low + rule.clear_margin <= value <= high - rule.clear_margin
 
 
