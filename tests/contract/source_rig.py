@@ -50,6 +50,12 @@ class Rig:
     async def take_texts(self, count: int) -> list[str]:
         return [message.payload.decode() for message in await self.take(count)]
 
+    async def settle(self) -> None:
+        """Return when the broker has read every PUBACK so far: what is published after them arrives after them."""
+        topic = f"settled/{uuid4().hex}"
+        assert await self.source.publish(topic, b"settled", qos=1, retain=True)
+        await retained(self.publisher, topic, b"settled")
+
     def n_events(self, name: str) -> int:
         return sum(1 for found, _ in self.events if found == name)
 

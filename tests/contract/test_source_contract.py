@@ -159,6 +159,7 @@ async def test_a_broker_that_restarts_loses_nothing(rigs: Rigs, new_mosquitto: C
     rig = await rigs.make(broker)
     await rig.send("1", "2")
     await rig.take(2)
+    await rig.settle()
 
     broker.restart()
     await until(lambda: rig.n_events("connected") == 2)

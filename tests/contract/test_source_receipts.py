@@ -150,6 +150,8 @@ async def main():
         taken += 1
         if taken <= 5:
             await source.ack([message.receipt])
+        if taken == 10:
+            await source.publish("settled/" + name, b"settled", qos=1, retain=True)
         print(taken, flush=True)
 
 asyncio.run(main())
@@ -165,7 +167,10 @@ async def start_child(kind: type, *arguments: str) -> "asyncio.subprocess.Proces
 
 
 async def crash_with_ten_messages(kind: type, rigs: Rigs, broker: Mosquitto, name: str, root: str) -> Rig:
-    """A child process takes ten messages, gives back the receipts of five, and is killed. A rig that watches."""
+    """A child process takes ten messages, gives back the receipts of five, and is killed. A rig that watches.
+
+    Its last word before: published after the PUBACKs, so the broker has read them.
+    """
     watcher = await rigs.make(broker)
     watcher.root = root
     child = await start_child(kind, str(broker.port), rigs.protocol, name, root)
@@ -175,6 +180,7 @@ async def crash_with_ten_messages(kind: type, rigs: Rigs, broker: Mosquitto, nam
     async with asyncio.timeout(15):
         while (await child.stdout.readline()).strip() != b"10":
             pass
+    await retained(watcher.publisher, f"settled/{name}", b"settled")
     child.send_signal(signal.SIGKILL)
     await child.wait()
     return watcher
