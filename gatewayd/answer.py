@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gatewayd.api import Batch, Handler, Message, Rejection, Result
+from gatewayd.api import Batch, Handler, Message, Models, Rejection, Result
 from gatewayd.errors import RejectedError, TransientError
 
 _MAX_DETAIL = 2000  # characters of a traceback kept with a dead letter
@@ -55,6 +55,13 @@ class HandlerRunner:
         if self._thread is None:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def start(self, models: Models) -> None:
+        """Start the handler. Loading takes time, so never on the event loop, not even for an inline handler."""
+        if self._thread is None:
+            await asyncio.to_thread(self.handler.start, models)
+        else:
+            await self.run(self.handler.start, models)
 
     async def answer(self, batch: Batch) -> Answer:
         """The handler's answer. Raises TransientError when it asks to be called again later."""

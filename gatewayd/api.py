@@ -163,7 +163,7 @@ class Handler(Protocol):
     """A plug-in: batch in, results out.
 
     Life: constructed with its own config (cheap, no I/O), `start` once (load models here), `handle` many times, always
-    on one and the same thread, `stop` once. A handler keeps its own state bounded.
+    on one and the same thread and never twice at once, `stop` once. A handler keeps its own state bounded.
     """
 
     Config: ClassVar[type[msgspec.Struct]]  # typed options of `[routes.<name>.options]`, unknown keys refused

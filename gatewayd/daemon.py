@@ -121,7 +121,7 @@ async def run_route(parts: Parts, part: RoutePart) -> None:
 async def _start_handler(parts: Parts, part: RoutePart) -> bool:
     context = part.context
     try:
-        await context.runner.run(context.runner.handler.start, parts.models)
+        await context.runner.start(parts.models)
     except (ModelError, ConfigError) as error:
         part.state = "waiting for its model"
         log.error(

@@ -93,7 +93,7 @@ def _with_reloadable(old: Route, new: Route) -> Route:
 
 async def _renew(parts: Parts, part: RoutePart, config: Route, runner: HandlerRunner) -> None:
     """The new handler is started beside the old one, and takes over between two batches."""
-    await runner.run(runner.handler.start, parts.models)
+    await runner.start(parts.models)
     before, part.context.runner = part.context.runner, runner
     part.context.config = _with_reloadable(part.context.config, config)
     await before.run(before.handler.stop)
