@@ -67,7 +67,7 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if UNIT.name in line] == []
 
 
-@pytest.mark.parametrize("key", ["ExecStart", "ExecStartPre"])
+@pytest.mark.parametrize("key", ["ExecStart"])
 def test_what_the_unit_starts_is_a_command_of_the_command_line(key: str) -> None:
     [line] = settings()[key]
     program, *arguments = shlex.split(line)
