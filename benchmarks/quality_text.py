@@ -28,7 +28,7 @@ import structlog
 
 from gatewayd.api import Batch, Message, Models, Result, Window
 from gatewayd.config.schema import Models as ModelsConfig
-from gatewayd.models.fit_text import fit_text
+from gatewayd.models.fit_text import Encode, fit_text
 from gatewayd.models.store import ModelStore
 from gatewayd_handlers.classify_text import ClassifyText
 from gatewayd_handlers.summarize_text import SummarizeText
@@ -181,7 +181,7 @@ def hourly_windows(path: Path, year: int = 2005) -> Iterator[Batch]:
 
 def classify(models: Models, options: Mapping[str, Any], lines: Sequence[str]) -> tuple[list[str], float, float]:
     """Labels of the lines, milliseconds a line, and the share of lines that cost no model run."""
-    handler = ClassifyText(msgspec.convert(options, ClassifyText.Config))
+    handler = ClassifyText(msgspec.convert(options, ClassifyText.Config))  # type: ignore[arg-type]
     handler.start(models)
     before = handler.encoder_misses
     messages = [Message(topic="bgl", value=line, time=0.0, key=str(i)) for i, line in enumerate(lines)]
@@ -192,19 +192,32 @@ def classify(models: Models, options: Mapping[str, Any], lines: Sequence[str]) -
     return labels, took_ms, 1 - (handler.encoder_misses - before) / len(lines)
 
 
-def fit_and_judge(models_dir: Path, corpus: Bgl, seed: int, *, hints: bool) -> tuple[Figures, Figures]:
-    """Fit on some templates and judge on the others: (by line, by template). `hints` adds IN_FORMAT to the fitting."""
-    fit_on, judged = split_by_template(corpus, seed)
+def encoder(models: Models) -> Encode:
+    """Texts to vectors, as the handler makes them."""
+    return ClassifyText.encoder(models, ENCODER)
+
+
+def fit_head(
+    corpus: Bgl, fit_on: Sequence[int], models_dir: Path, *, name: str, encode: Encode, seed: int, hints: bool
+) -> None:
+    """Fit a head on these lines, into `models_dir`, which holds the encoder. `hints` adds IN_FORMAT to the fitting."""
     rows = [{"text": corpus.lines[i], "label": corpus.labels[i]} for i in fit_on]
     if hints:
         rows += [{"text": text, "label": label} for label, words in IN_FORMAT.items() for text in words["examples"]]
-    store = ModelStore(models_dir, ModelsConfig())
+    with tempfile.TemporaryDirectory() as folder:
+        texts = Path(folder) / "fit.ndjson"
+        texts.write_text("\n".join(json.dumps(row) for row in rows))
+        fit_text([texts], models_dir, name=name, encoder=models_dir / ENCODER, encode=encode, seed=seed)
+
+
+def fit_and_judge(models_dir: Path, corpus: Bgl, seed: int, *, hints: bool) -> tuple[Figures, Figures]:
+    """Fit on some templates and judge on the others: (by line, by template)."""
+    fit_on, judged = split_by_template(corpus, seed)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "fit.ndjson").write_text("\n".join(json.dumps(row) for row in rows))
         (work / ENCODER).symlink_to((models_dir / ENCODER).resolve())
-        encode = ClassifyText.encoder(store, ENCODER)
-        fit_text([work / "fit.ndjson"], work, name="head", encoder=models_dir / ENCODER, encode=encode, seed=seed)
+        encode = encoder(ModelStore(models_dir, ModelsConfig()))
+        fit_head(corpus, fit_on, work, name="head", encode=encode, seed=seed, hints=hints)
         options = {"model": ENCODER, "head": "head"}
         said, _, _ = classify(ModelStore(work, ModelsConfig()), options, [corpus.lines[i] for i in judged])
     by_index = dict(zip(judged, said, strict=True))
@@ -242,7 +255,7 @@ def report_classification(data: Path, models_dir: Path, seeds: int) -> None:
 def report_summaries(recording: Path, models_dir: Path, model: str, n_windows: int, n_shown: int) -> None:
     """Summarize hourly windows, evenly spread over the recording; every one must have the form of a summary."""
     store = ModelStore(models_dir, ModelsConfig())
-    handler = SummarizeText(msgspec.convert({"model": model}, SummarizeText.Config))
+    handler = SummarizeText(msgspec.convert({"model": model}, SummarizeText.Config))  # type: ignore[arg-type]
     handler.start(store)
     windows = list(hourly_windows(recording))
     chosen = [windows[i * len(windows) // n_windows] for i in range(min(n_windows, len(windows)))]
@@ -250,6 +263,7 @@ def report_summaries(recording: Path, models_dir: Path, model: str, n_windows: i
     for number, batch in enumerate(chosen):
         began = time.perf_counter()
         (result,) = handler.handle(batch)
+        assert isinstance(result, Result)
         took_s.append(time.perf_counter() - began)
         check(result.data["summary"])
         cached, read = cached + result.data["tokens_cached"], read + result.data["tokens_in"]
