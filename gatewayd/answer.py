@@ -5,16 +5,20 @@ is the only place in gatewayd where any exception is caught: a bug of a handler 
 """
 
 import asyncio
+import time
 import traceback
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import structlog
 
 from gatewayd.api import Batch, Handler, Message, Models, Rejection, Result
-from gatewayd.errors import RejectedError, TransientError
+from gatewayd.errors import ConfigError, ModelError, RejectedError, TransientError
+from gatewayd.handler_thread import HandlerThread
+
+log = structlog.get_logger(__name__)
 
 _MAX_DETAIL = 2000  # characters of a traceback kept with a dead letter
 
@@ -46,33 +50,70 @@ class HandlerRunner:
 
     def __init__(self, route: str, handler: Handler) -> None:
         self.handler = handler
-        self._thread: ThreadPoolExecutor | None = None
-        if not handler.inline:
-            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"handler[{route}]")
+        self.busy_since_s: float | None = None  # monotonic; written where the handler runs, read by who watches
+        self._route = route
+        self._thread: HandlerThread | None = None
+        self._is_started = False
 
     async def run(self, function: Any, *arguments: Any) -> Any:
         """Run `function` where the handler lives."""
-        if self._thread is None:
+        if self.handler.inline:
             return function(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        return await self._on_thread(function, *arguments)
 
     async def start(self, models: Models) -> None:
-        """Start the handler. Loading takes time, so never on the event loop, not even for an inline handler."""
-        if self._thread is None:
-            await asyncio.to_thread(self.handler.start, models)
-        else:
-            await self.run(self.handler.start, models)
+        """Start the handler. Loading takes time, so never on the event loop, not even for an inline handler.
+
+        Raises ModelError or ConfigError, whatever the handler raised.
+        """
+        try:
+            await self._on_thread(self.handler.start, models)
+        except (ModelError, ConfigError):
+            self.close()
+            raise
+        except Exception as error:  # a bug of the handler, or a passing failure: neither ends the daemon
+            self.close()
+            raise ModelError(f"the handler did not start: {error!r}") from error
+        if self.handler.inline:
+            self.close()
+        self._is_started = True
 
     async def answer(self, batch: Batch) -> Answer:
         """The handler's answer. Raises TransientError when it asks to be called again later."""
         if not batch.messages:
             return Answer()
-        return await self.run(_answer, self.handler, batch)  # type: ignore[no-any-return]
+        return await self.run(self._timed, batch)  # type: ignore[no-any-return]
+
+    async def stop(self, timeout_s: float) -> None:
+        """Stop the handler, if it was started. One that hangs in a call is left behind after `timeout_s`."""
+        if self._is_started:
+            self._is_started = False
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self.run(self.handler.stop)
+            except TimeoutError:
+                log.warning("handler did not stop", route=self._route, after_s=timeout_s)
+            except Exception as error:  # a bug of the handler: what comes after it is stopped all the same
+                log.warning("handler failed while it stopped", route=self._route, cause=type(error).__name__)
+        self.close()
 
     def close(self) -> None:
         """Forget the thread: a call that hangs must not hold up the stop."""
         if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread.close()
+            self._thread = None
+
+    def _timed(self, batch: Batch) -> Answer:
+        self.busy_since_s = time.monotonic()
+        try:
+            return _answer(self.handler, batch)
+        finally:
+            self.busy_since_s = None
+
+    async def _on_thread(self, function: Any, *arguments: Any) -> Any:
+        if self._thread is None:
+            self._thread = HandlerThread(f"handler[{self._route}]")
+        return await asyncio.wrap_future(self._thread.submit(function, *arguments))
 
 
 def _answer(handler: Handler, batch: Batch) -> Answer:
@@ -83,7 +124,7 @@ def _answer(handler: Handler, batch: Batch) -> Answer:
     except RejectedError as error:
         if len(batch.messages) == 1 or batch.window is not None:
             return _bury_all(batch, error.reason, str(error))
-    except Exception as error:  # a bug of the handler: see the module's docstring
+    except (Exception, SystemExit) as error:  # a bug of the handler: see the module's docstring
         if len(batch.messages) == 1 or batch.window is not None:
             detail = "".join(traceback.format_exception(error))[-_MAX_DETAIL:]
             return _bury_all(batch, "handler_error", detail)
@@ -99,18 +140,38 @@ def _one_by_one(handler: Handler, batch: Batch) -> Answer:
 
 
 def _sort(items: Sequence[Result | Rejection], batch: Batch) -> Answer:
+    """Results with their data as JSON, rejections each once. Raises TypeError on what the spool could not store."""
     answer = Answer()
     rejected: set[int] = set()
     for item in items:
         if isinstance(item, Result):
+            _check_result(item)
             answer.results.append((item, msgspec.json.encode(item.data)))
         elif isinstance(item, Rejection):
+            _check_rejection(item, batch)
             if id(item.message) not in rejected:  # rejecting one message twice still buries it once
                 rejected.add(id(item.message))
                 answer.buried.append(Buried(item.message, item.reason, item.detail))
         else:
             raise TypeError(f"the handler of {batch.route!r} returned a {type(item).__name__}, not Result or Rejection")
     return answer
+
+
+def _check_result(result: Result) -> None:
+    """The fields of a Struct are not checked when it is made, and beyond this point a wrong one is our failure."""
+    if type(result.kind) is not str or not result.kind:
+        raise TypeError("Result.kind is not a text")
+    if type(result.data) is not dict and not isinstance(result.data, Mapping):
+        raise TypeError(f"Result.data is a {type(result.data).__name__}, not a mapping")
+    if result.message is not None and type(result.message) is not Message:
+        raise TypeError("Result.message is not a Message")
+
+
+def _check_rejection(rejection: Rejection, batch: Batch) -> None:
+    if type(rejection.reason) is not str or type(rejection.detail) is not str:
+        raise TypeError("Rejection.reason and Rejection.detail are not texts")
+    if not any(rejection.message is message for message in batch.messages):
+        raise TypeError("Rejection.message is not a message of the batch")
 
 
 def _bury_all(batch: Batch, reason: str, detail: str) -> Answer:

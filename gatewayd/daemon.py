@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from gatewayd.errors import ConfigError, ModelError
+from gatewayd.errors import ConfigError, ModelError, SpoolFull
 from gatewayd.intake import run_intake
 from gatewayd.journal import run_from_journal
 from gatewayd.ports import Work
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 _LOSSES_EVERY_S = 1.0  # how often QoS 0 losses go into the books
 _MODEL_RETRY_MAX_S = 60.0
-_HANDLER_STOP_S = 2.0
+HANDLER_STOP_S = 2.0
 
 
 @dataclass(slots=True)
@@ -119,9 +119,9 @@ async def run_route(parts: Parts, part: RoutePart) -> None:
 
 
 async def _start_handler(parts: Parts, part: RoutePart) -> bool:
-    context = part.context
+    context, runner = part.context, part.context.runner
     try:
-        await context.runner.start(parts.models)
+        await runner.start(parts.models)
     except (ModelError, ConfigError) as error:
         part.state = "waiting for its model"
         log.error(
@@ -131,6 +131,9 @@ async def _start_handler(parts: Parts, part: RoutePart) -> bool:
             hint=error.hint or "see `gatewayd models ls`",
         )
         return False
+    if runner is not context.runner:  # a reload has put another in its place meanwhile
+        await runner.stop(HANDLER_STOP_S)
+        return await _start_handler(parts, part)
     return True
 
 
@@ -150,9 +153,14 @@ async def _book_losses(parts: Parts) -> None:
 
 
 async def book_losses(parts: Parts) -> None:
-    """Put what was dropped since the last call into the books."""
-    for (route, reason), n_dropped in parts.losses.take().items():
-        await parts.spool.commit(Work(route=route, received=n_dropped, dropped={reason: n_dropped}))
+    """Put what was dropped since the last call into the books. What a full disk does not take waits for the next."""
+    while (loss := parts.losses.take()) is not None:
+        route, reason, n_dropped = loss
+        try:
+            await parts.spool.commit(Work(route=route, received=n_dropped, dropped={reason: n_dropped}))
+        except SpoolFull:
+            parts.losses.add(route, reason, n_dropped)
+            return
 
 
 async def drain(parts: Parts, *, flush: bool) -> None:
@@ -163,13 +171,13 @@ async def drain(parts: Parts, *, flush: bool) -> None:
             await _until(lambda: all(part.queue.is_idle for part in parts.routes.values()))
             if flush:
                 await flush_windows(parts)
-            await book_losses(parts)
             await _drain_uplinks(parts)
     except TimeoutError:
         waiting = [name for name, part in parts.routes.items() if not part.queue.is_idle]
         log.warning(
             "drain deadline reached", routes=waiting, hint="unacknowledged messages come again at the next start"
         )
+    await book_losses(parts)
 
 
 async def flush_windows(parts: Parts) -> None:
@@ -208,23 +216,11 @@ async def _until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def _stop_handler(part: RoutePart) -> None:
-    """Let the handler go; one that hangs in a call is left behind, the process ends anyway."""
-    runner = part.context.runner
-    if part.state == "running":
-        try:
-            async with asyncio.timeout(_HANDLER_STOP_S):
-                await runner.run(runner.handler.stop)
-        except TimeoutError:
-            log.warning("handler did not stop", route=part.context.name, after_s=_HANDLER_STOP_S)
-    runner.close()
-
-
 async def close_parts(parts: Parts) -> None:
     """Let go of everything, outermost first. The spool last: it marks a clean stop."""
     for sink in parts.sinks.values():
         await sink.close()
     for part in parts.routes.values():
-        await _stop_handler(part)
+        await part.context.runner.stop(HANDLER_STOP_S)
     await asyncio.to_thread(parts.models.close)
     await parts.spool.close()

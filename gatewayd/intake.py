@@ -16,6 +16,8 @@ from gatewayd.routing import Router
 class IntakeReport(Protocol):
     """What intake tells telemetry."""
 
+    def message_received(self, route: str, n: int) -> None: ...
+
     def dropped(self, route: str, reason: str, n: int) -> None: ...
 
     def duplicates(self, n: int) -> None: ...
@@ -36,14 +38,16 @@ class Losses:
 
     dropped: dict[tuple[str, str], int]
 
-    def add(self, route: str, reason: str) -> None:
-        """One more message of `route` was lost on purpose."""
-        self.dropped[route, reason] = self.dropped.get((route, reason), 0) + 1
+    def add(self, route: str, reason: str, n: int = 1) -> None:
+        """`n` more messages of `route` were lost on purpose."""
+        self.dropped[route, reason] = self.dropped.get((route, reason), 0) + n
 
-    def take(self) -> dict[tuple[str, str], int]:
-        """What was added since the last call: {(route, reason): messages}."""
-        taken, self.dropped = self.dropped, {}
-        return taken
+    def take(self) -> tuple[str, str, int] | None:
+        """One (route, reason, messages) that is not in the books yet; None when there is none."""
+        if not self.dropped:
+            return None
+        (route, reason), n_dropped = self.dropped.popitem()
+        return route, reason, n_dropped
 
 
 UNROUTED = "unrouted"  # the route name under which messages that match no route are counted
@@ -59,15 +63,14 @@ async def run_intake(
     """Run until cancelled."""
     async for message in source.messages():
         inlets: tuple[Inlet, ...] = router.match(message.topic)
-        if message.dup and message.identity:
+        if inlets and message.dup and message.identity:
             inlets = _not_yet_seen(message, inlets, was_seen)
             if not inlets:
                 report.duplicates(1)
-                await source.ack([message.receipt])
+                await _acknowledge(source, message)
                 continue
         if not inlets:
-            losses.add(UNROUTED, "no_route")
-            report.dropped(UNROUTED, "no_route", 1)
+            _lose(UNROUTED, "no_route", losses, report)
             await _acknowledge(source, message)
             continue
         receipt = None if message.receipt is None else Receipt(message.receipt, len(inlets))
@@ -96,5 +99,10 @@ async def _put(
         await inlet.queue.room()
         taken, dropped = inlet.queue.offer((message, receipt))
     if dropped is not None:
-        losses.add(inlet.route, "queue_full")
-        report.dropped(inlet.route, "queue_full", 1)
+        _lose(inlet.route, "queue_full", losses, report)
+
+
+def _lose(route: str, reason: str, losses: Losses, report: IntakeReport) -> None:
+    losses.add(route, reason)
+    report.message_received(route, 1)  # what a route takes out of its queue it counts itself
+    report.dropped(route, reason, 1)

@@ -44,6 +44,8 @@ async def run_from_journal(context: RouteContext, queue: RouteQueue, wake: Wake,
                 await _handle_entries(context, entries)
             else:
                 await _handle_closed(context, await _place(context, windows, entries))
+        if wake.arrived.is_set():
+            continue  # came in after the last look: it belongs into its window before the clock closes that
         if windows is not None:
             await _handle_closed(context, _due(context, windows, queue, wake))
         idle.set()
@@ -79,12 +81,15 @@ async def _sleep(context: RouteContext, wake: Wake, windows: Windows | None) -> 
 
 
 async def _handle_entries(context: RouteContext, entries: Sequence[JournalEntry]) -> None:
-    """Together what was never tried; alone what was (one of them may be what killed the process)."""
-    fresh = [entry for entry in entries if entry.attempts == 0]
+    """Together what was never tried; alone what was (one of them may be what killed the process).
+
+    With a single attempt each goes alone from the start: its neighbors would be buried with it, and untried.
+    """
+    fresh = [entry for entry in entries if entry.attempts == 0 and context.config.max_attempts > 1]
     if fresh:
         await _handle_group(context, fresh, None)
     for entry in entries:
-        if entry.attempts > 0:
+        if entry.attempts > 0 or not fresh:
             await _handle_group(context, [entry], None)
 
 
@@ -110,7 +115,8 @@ async def _handle_group(context: RouteContext, entries: Sequence[JournalEntry], 
             results, more_dead = await handle(context, pairs, window)
         except TransientError as error:
             reason = str(error)
-            await pause_before_retry(context, attempts, reason)
+            if attempts < context.config.max_attempts:
+                await pause_before_retry(context, attempts, reason)
             continue
         dead += more_dead
         work = Work(route=context.name, handled=len(ids) - len(dead), results=results, done=ids, dead=dead)

@@ -6,7 +6,7 @@ check changes nothing.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gatewayd.answer import HandlerRunner
 from gatewayd.checked import load_checked
 from gatewayd.config.load import ConfigErrors
 from gatewayd.config.schema import Config, Route
+from gatewayd.daemon import HANDLER_STOP_S
 from gatewayd.errors import ConfigError, ModelError
 from gatewayd.logs import set_up
 from gatewayd.systemd import Notifier
@@ -38,26 +39,42 @@ async def run_reload(parts: Parts, asked: asyncio.Event, notifier: Notifier, pat
         except ConfigErrors as errors:
             for problem in errors.problems:
                 log.error("reload refused, nothing changed", problem=str(problem))
-        except (ConfigError, ModelError) as error:
-            log.error("reload failed half way", cause=str(error), hint="the routes named before are on the new config")
+        except ConfigError as error:
+            log.error("reload refused, nothing changed", problem=str(error))
         notifier.ready()
 
 
 async def reload(parts: Parts, path: Path) -> None:
     """Compare the file with what runs, and take over what can be. Raises ConfigErrors before anything changed."""
     old, new = parts.running_config, load_checked(path)
-    changed = [*changes(msgspec.to_builtins(old), msgspec.to_builtins(new))]
-    taken = [key for key in changed if is_reloadable(key)]
-    set_up(msgspec.structs.replace(old.log, level=new.log.level), parts.ground.environment)
-    # What was not taken over stays as it runs, so that the next reload names it again.
-    parts.running_config = merged(parts.running_config, new, taken)
     handlers = build_handlers(new, parts.ground.paths.config_dir)
+    changed = [*changes(msgspec.to_builtins(old), msgspec.to_builtins(new))]
+    taken = takeable(changed)
+    set_up(msgspec.structs.replace(old.log, level=new.log.level), parts.ground.environment)
+    failed: list[str] = []
     for name, part in parts.routes.items():
-        if any(key.startswith(f"routes.{name}.") for key in taken):
-            await _renew(parts, part, new.routes[name], HandlerRunner(name, handlers[name]))
+        keys = [key for key in taken if key.startswith(f"routes.{name}.")]
+        has_options = any(key.startswith(f"routes.{name}.options") for key in keys)
+        if has_options and not await _renew(parts, part, HandlerRunner(name, handlers[name])):
+            failed += keys
+        elif keys:
+            part.context.config = with_reloadable(part.context.config, new.routes[name])
             log.info("route renewed", route=name)
-    left = [key for key in changed if key not in taken]
-    log.info("reloaded", taken_over=taken, needs_restart=left)
+    taken = [key for key in taken if key not in failed]
+    # What was not taken over stays as it runs, so that the next reload names it again.
+    parts.running_config = merged(old, new, taken)
+    left = [key for key in changed if key not in taken and key not in failed]
+    log.info("reloaded", taken_over=taken, needs_restart=left, failed=failed)
+
+
+def takeable(changed: Sequence[str]) -> list[str]:
+    """Those of the changed keys that are taken over while running.
+
+    A route with another handler, or switched on or off, waits for the restart as a whole: its new options are not
+    for the handler that runs.
+    """
+    waiting = {key.rpartition(".")[0] + "." for key in changed if key.endswith((".handler", ".enabled"))}
+    return [key for key in changed if is_reloadable(key) and not key.startswith(tuple(waiting))]
 
 
 def is_reloadable(key: str) -> bool:
@@ -77,24 +94,33 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> 
             yield key
 
 
-def merged(old: Config, new: Config, taken: list[str]) -> Config:
-    """`old` with the keys in `taken` from `new`."""
+def merged(old: Config, new: Config, taken: Sequence[str]) -> Config:
+    """`old` with the keys in `taken` from `new`; of a route they are all that is reloadable, or none."""
     level = new.log.level if "log.level" in taken else old.log.level
+    renewed = {key.split(".")[1] for key in taken if key.startswith("routes.")}
     routes = {
-        name: _with_reloadable(route, new.routes[name]) if name in new.routes else route
+        name: with_reloadable(route, new.routes[name]) if name in renewed else route
         for name, route in old.routes.items()
     }
     return msgspec.structs.replace(old, log=msgspec.structs.replace(old.log, level=level), routes=routes)
 
 
-def _with_reloadable(old: Route, new: Route) -> Route:
+def with_reloadable(old: Route, new: Route) -> Route:
+    """`old` with the reloadable keys of `new`."""
     return msgspec.structs.replace(old, **{key: getattr(new, key) for key in RELOADABLE_ROUTE_KEYS})
 
 
-async def _renew(parts: Parts, part: RoutePart, config: Route, runner: HandlerRunner) -> None:
-    """The new handler is started beside the old one, and takes over between two batches."""
-    await runner.start(parts.models)
+async def _renew(parts: Parts, part: RoutePart, runner: HandlerRunner) -> bool:
+    """The new handler is started beside the old one, and takes over between two batches; or it does not start, and
+    the old one stays."""
+    if part.state == "waiting for its model":
+        part.context.runner = runner  # started where the old one would have been tried again
+        return True
+    try:
+        await runner.start(parts.models)
+    except (ConfigError, ModelError) as error:
+        log.error("route keeps its old handler, the new one did not start", route=part.context.name, cause=str(error))
+        return False
     before, part.context.runner = part.context.runner, runner
-    part.context.config = _with_reloadable(part.context.config, config)
-    await before.run(before.handler.stop)
-    before.close()
+    await before.stop(HANDLER_STOP_S)
+    return True

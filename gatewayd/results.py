@@ -36,7 +36,7 @@ def new_results(
                 kind=result.kind,
                 subject=_subject(batch, result),
                 time=finished,
-                data=_with_facts(data, _facts(batch, result, finished, include_input)),
+                data=_with_facts(data, _news(result, _facts(batch, result, finished, include_input))),
                 traceparent=traceparents.get(id(result.message) if result.message is not None else 0, ""),
             )
         )
@@ -72,6 +72,13 @@ def _facts(batch: Batch, result: Result, finished: float, include_input: bool) -
     if include_input and result.message is not None:
         facts["input"] = result.message.value
     return facts
+
+
+def _news(result: Result, facts: dict[str, object]) -> dict[str, object]:
+    """Without what the handler said itself: a name twice in one JSON object means something else to every reader."""
+    if facts.keys().isdisjoint(result.data):
+        return facts
+    return {name: value for name, value in facts.items() if name not in result.data}
 
 
 def _with_facts(data: bytes, facts: Mapping[str, object]) -> bytes:

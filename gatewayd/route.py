@@ -158,7 +158,8 @@ async def _handle_patiently(context: RouteContext, pairs: Sequence[Pair]) -> tup
             return await handle(context, pairs)
         except TransientError as error:
             reason = str(error)
-            await pause_before_retry(context, attempt, reason)
+            if attempt < context.config.max_attempts:
+                await pause_before_retry(context, attempt, reason)
     return [], [dead_letter(context.name, raw, "attempts", reason) for raw, _ in pairs]
 
 
@@ -240,13 +241,18 @@ async def _settle(context: RouteContext, queue: RouteQueue, batches: Sequence[_H
 
 async def commit(context: RouteContext, work: Work) -> None:
     """Commit, however long the spool is full; then tell telemetry."""
+    is_held = False
     while True:
         try:
             await context.spool.commit(work)
             break
-        except SpoolFull:
-            log.warning("spool full, holding messages back", route=context.name)
+        except SpoolFull as error:
+            if not is_held:  # said once, not with every attempt
+                log.warning("spool full, holding messages back", route=context.name, cause=str(error))
+            is_held = True
             await context.clock.sleep(_FULL_RETRY_S)
+    if is_held:
+        log.info("spool takes messages again", route=context.name)
     _report(context, work)
 
 

@@ -16,6 +16,7 @@ from gatewayd.config.environment import Environment, gateway_id, resolve_paths
 from gatewayd.daemon import Life, close_parts, run_parts
 from gatewayd.liveness import Liveness
 from gatewayd.logs import set_up
+from gatewayd.ports import Clock
 from gatewayd.reload import run_reload
 from gatewayd.status import Depths, observe, run_depths, status
 from gatewayd.systemd import Notifier, watchdog_interval_s
@@ -27,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 _BEAT_S = 1.0
 _LOOP_LIMIT_S = 15.0  # a loop that does not turn for so long is stuck
+_DIRECT_CALL_S, _JOURNALED_CALL_S = 60.0, 1800.0  # where a route has no `max_call_s`; see there
 _SPOOL_LIMIT_S = 60.0  # a flash card that erases may stall a commit for seconds, not for a minute
 
 
@@ -56,8 +58,9 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
     try:
         async with asyncio.TaskGroup() as tasks:
             helpers = [
-                tasks.create_task(_beat(parts, liveness), name="beat"),
-                tasks.create_task(_watch(parts, liveness, notifier, environment), name="watchdog"),
+                tasks.create_task(beat_loop(parts, liveness), name="beat"),
+                tasks.create_task(beat_spool(parts, liveness), name="beat[spool]"),
+                tasks.create_task(run_watchdog(parts.ground.clock, liveness, notifier, environment), name="watchdog"),
                 tasks.create_task(run_depths(depths, parts.ground.paths.spool), name="depths"),
                 tasks.create_task(run_reload(parts, life.reload, notifier, path), name="reload"),
             ]
@@ -109,27 +112,49 @@ def _started(parts: Parts, notifier: Notifier) -> None:
     )
 
 
-async def _beat(parts: Parts, liveness: Liveness) -> None:
-    """Proof of life from inside: the loop turns, and the spool's writer answers."""
+async def beat_loop(parts: Parts, liveness: Liveness) -> None:
+    """Proof of life from inside: the loop turns, and no handler hangs in a call."""
     while True:
         before_s = parts.ground.clock.monotonic()
         await asyncio.sleep(_BEAT_S)
         now_s = parts.ground.clock.monotonic()
         parts.ground.telemetry.loop_lagged(max(0.0, now_s - before_s - _BEAT_S))
         liveness.beat("loop", now_s, limit_s=_LOOP_LIMIT_S)
+        watch_handlers(parts, liveness)
+
+
+def watch_handlers(parts: Parts, liveness: Liveness) -> None:
+    """A call that is under way has `max_call_s`; a handler that waits for work rests."""
+    for name, part in parts.routes.items():
+        since_s = part.context.runner.busy_since_s
+        if since_s is None:
+            liveness.rest(f"handler[{name}]")
+        else:
+            limit_s = part.context.config.max_call_s
+            if limit_s is None:
+                limit_s = _JOURNALED_CALL_S if part.journaled else _DIRECT_CALL_S
+            liveness.beat(f"handler[{name}]", since_s, limit_s=limit_s)
+
+
+async def beat_spool(parts: Parts, liveness: Liveness) -> None:
+    """Proof of life from inside: the spool's writer answers. A task of its own, for a commit may take its time."""
+    clock = parts.ground.clock
+    liveness.beat("spool", clock.monotonic(), limit_s=_SPOOL_LIMIT_S)
+    while True:
         await parts.spool.ping()
-        liveness.beat("spool", parts.ground.clock.monotonic(), limit_s=_SPOOL_LIMIT_S)
+        liveness.beat("spool", clock.monotonic(), limit_s=_SPOOL_LIMIT_S)
+        await asyncio.sleep(_BEAT_S)
 
 
-async def _watch(parts: Parts, liveness: Liveness, notifier: Notifier, environment: Environment) -> None:
+async def run_watchdog(clock: Clock, liveness: Liveness, notifier: Notifier, environment: Environment) -> None:
     """Feed systemd's watchdog while the daemon is alive, and only then."""
     interval_s = watchdog_interval_s(environment)
     if interval_s is None:
         return
     while True:
-        stuck = liveness.stuck(parts.ground.clock.monotonic())
+        stuck = liveness.stuck(clock.monotonic())
         if stuck is None:
             notifier.watchdog()
         else:
             log.error("not alive, the watchdog will end the process", stuck=stuck)
-        await asyncio.sleep(interval_s)
+        await clock.sleep(interval_s)

@@ -6,9 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import apsw
+import structlog
+
 from gatewayd import __version__
+from gatewayd.errors import ConfigError
 from gatewayd.spool.reader import SpoolReader
 from gatewayd.wiring import Parts
+
+log = structlog.get_logger(__name__)
 
 _LOOK_S = 10.0  # counting rows takes time that grows with the backlog; done beside the writer, on a reader of its own
 
@@ -27,7 +33,10 @@ class Depths:
 async def run_depths(depths: Depths, spool: Path) -> None:
     """Look every now and then, until cancelled."""
     while True:
-        await asyncio.to_thread(_look, depths, spool)
+        try:
+            await asyncio.to_thread(_look, depths, spool)
+        except (ConfigError, apsw.Error) as error:  # a full or slow disk: figures may be old, the daemon goes on
+            log.warning("spool cannot be looked at", cause=str(error))
         await asyncio.sleep(_LOOK_S)
 
 

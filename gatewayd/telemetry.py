@@ -210,12 +210,8 @@ class Telemetry:
         """A model was loaded, its worker crashed, was started …"""
         self._counts["gatewayd.model.events"].add((model, event), 1)
 
-    def generated(self, model: str, tokens_in: int, tokens_out: int, cached: int, seconds: float) -> None:
-        """A language model wrote a completion; `cached` of `tokens_in` were reused."""
-        tokens = self._counts["gatewayd.llm.tokens"]
-        tokens.add((model, "input"), tokens_in)
-        tokens.add((model, "cached"), cached)
-        tokens.add((model, "output"), tokens_out)
+    def generated(self, model: str, seconds: float) -> None:
+        """A language model wrote a completion. Its tokens are read by `observe_models`, not counted here."""
         self._record("gen_ai.server.request.duration", model, seconds)
 
     def observe_models(self, stats: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:

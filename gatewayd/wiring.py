@@ -143,7 +143,7 @@ async def build(
     handlers = build_handlers(config, ground.paths.config_dir)
     built_sinks = dict(sinks) if sinks is not None else build_sinks(ground)
     spool = await asyncio.to_thread(_open_spool, ground)
-    models = ModelStore(ground.paths.models, config.models, telemetry.model_event)
+    models = ModelStore(ground.paths.models, config.models, telemetry.model_event, on_completion=telemetry.generated)
     built_source = (source or build_source)(ground)
     live = _live(ground, built_source)
     routes = {

@@ -168,6 +168,12 @@ class Route(Section, frozen=True):
             description="Longest pause before a handler that failed for a passing reason is called again, in seconds.",
         ),
     ] = 30.0
+    max_call_s: Annotated[
+        Annotated[float, Meta(gt=0, le=86400)] | None,
+        Meta(
+            description="A handler that has not come back from a call after this long hangs, in seconds: the watchdog ends the process, and what it hung on is tried alone. Unset: 60 on a direct route, 1800 on a journaled one."
+        ),
+    ] = None
     when_full: Annotated[
         Literal["evict_oldest", "block"],
         Meta(

@@ -6,8 +6,9 @@ whoever asks and from whichever thread. A bundle that is exchanged on disk takes
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import msgspec
 import structlog
@@ -21,6 +22,7 @@ from gatewayd.models.write import aside
 log = structlog.get_logger(__name__)
 
 OnEvent = Callable[[str, str], None]  # (model, event); events: see ModelStore
+OnCompletion = Callable[[str, float], None]  # (model, seconds)
 Files = Mapping[str, Path]
 
 
@@ -30,6 +32,13 @@ class Session(Protocol):
     def close(self) -> None: ...
 
     def stats(self) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A language model's session: it tells how long each completion took, in seconds."""
+
+    on_completion: Callable[[float], None]
 
 
 # The files are verified by calling: once by a session that loads once, before every start by one that restarts.
@@ -68,7 +77,7 @@ class ModelStore:
     """Implements api.Models over a folder of bundles, one folder each, named as the bundle.
 
     `on_event(model, event)` is called from any thread, for counters: "loaded", "load_failed", "worker_started",
-    "worker_crashed", "worker_timed_out".
+    "worker_crashed", "worker_timed_out"; so is `on_completion(model, seconds)`, after each completion.
     """
 
     def __init__(
@@ -78,11 +87,13 @@ class ModelStore:
         on_event: OnEvent = lambda _model, _event: None,
         *,
         factories: Mapping[Runtime, Factory] = FACTORIES,
+        on_completion: OnCompletion = lambda _model, _seconds: None,
     ) -> None:
         self._dir = dir
         self._config = config
         self._on_event = on_event
         self._factories = factories
+        self._on_completion = on_completion
         self._verifier = Verifier()
         self._models: dict[str, _StoredModel] = {}
         self._lock = threading.Lock()
@@ -93,7 +104,9 @@ class ModelStore:
             known = self._models.get(name)
             if known is None:
                 bundle = self._read(name)
-                known = _StoredModel(bundle, self._verifier, self._config, self._factories, self._on_event)
+                known = _StoredModel(
+                    bundle, self._verifier, self._config, self._factories, self._on_event, self._on_completion
+                )
                 known.verify()
                 self._models[name] = known
             return known
@@ -169,6 +182,7 @@ class _StoredModel:
         config: schema.Models,
         factories: Mapping[Runtime, Factory],
         on_event: OnEvent,
+        on_completion: OnCompletion,
     ) -> None:
         manifest = bundle.manifest
         self.name = manifest.name
@@ -181,6 +195,7 @@ class _StoredModel:
         self._config = config
         self._factories = factories
         self._on_event = on_event
+        self._on_completion = partial(on_completion, manifest.name)
         self._files: Files = {}
         self._session: Session | None = None
         self._loading = threading.Lock()  # one per model: a language model that loads for minutes holds up no other
@@ -238,6 +253,8 @@ class _StoredModel:
         except (ModelError, ConfigError):
             self._on_event(self.name, "load_failed")
             raise
+        if isinstance(session, Timed):
+            session.on_completion = self._on_completion
         self._on_event(self.name, "loaded")
         log.info("model loaded", model=self.name, version=self.version, runtime=manifest.runtime)
         return session

@@ -35,10 +35,12 @@ _SMALL_CALL_S = 30.0  # counting tokens, asking for figures
 class WorkerTextSession:
     """Implements api.TextSession. One worker process for all who call; the engine serves several calls at once.
 
-    `on_event` is told "worker_started", "worker_crashed" and "worker_timed_out", from any thread.
+    `on_event` is told "worker_started", "worker_crashed" and "worker_timed_out", from any thread; `on_completion` how
+    long each completion took, in seconds, waiting for a slot included.
     """
 
     context_tokens: int
+    on_completion: Callable[[float], None]
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class WorkerTextSession:
         """
         self._name = name
         self._load = load
+        self.on_completion = lambda _seconds: None
         self._config = config
         self._on_event = on_event
         self._draw = draw
@@ -88,7 +91,8 @@ class WorkerTextSession:
         Raises RejectedError when the prompt, schema or grammar can never work, WorkerCrashed when the worker died or
         hung, TransientError on a time-out.
         """
-        deadline_s = time.monotonic() + timeout_s
+        started_s = time.monotonic()
+        deadline_s = started_s + timeout_s
         request = Complete(
             id=next(self._ids),
             prompt=prompt,
@@ -110,6 +114,7 @@ class WorkerTextSession:
         if not isinstance(reply, Completed):
             raise TransientError(f'model "{self._name}": the worker answered {type(reply).__name__} to a completion')
         self._count(calls=1, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out, tokens_cached=reply.tokens_cached)
+        self.on_completion(time.monotonic() - started_s)
         return Completion(
             text=reply.text,
             tokens_in=reply.tokens_in,

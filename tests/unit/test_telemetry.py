@@ -52,7 +52,8 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.source_event("lost", {"cause": "eof"})
     telemetry.source_event("retry", {"delay_s": 1.0})
     telemetry.model_event("m", "loaded")
-    telemetry.generated("m", 10, 5, 4, 0.5)
+    telemetry.generated("m", 0.5)
+    telemetry.observe("gatewayd.llm.tokens", lambda: {("m", "input"): 10.0})
     telemetry.loop_lagged(0.01)
     telemetry.observe("gatewayd.model.calls", lambda: {("m",): 1.0})
     for name, instrument in INSTRUMENTS.items():
