@@ -29,6 +29,8 @@ from gatewayd.journal import Wake
 from gatewayd.keys import KeyMaker
 from gatewayd.live import LivePublisher
 from gatewayd.models.store import ModelStore
+from gatewayd.mqtt.connect import client_id
+from gatewayd.mqtt.remembered import Remembered
 from gatewayd.payloads import Decoder
 from gatewayd.ports import Clock, Sink, Source
 from gatewayd.queues import RouteQueue
@@ -253,7 +255,16 @@ def build_source(ground: Ground) -> Source:
         draw=random.random,
         birth=ground.birth,
         on_event=ground.telemetry.source_event,
+        remembered=_remembered(ground),
     )
+
+
+def _remembered(ground: Ground) -> Remembered:
+    """What earlier runs subscribed to; the file is beside the spool."""
+    config = ground.config.source
+    broker = config.unix_socket or f"{config.host}:{config.port}"
+    session = f"{broker} {client_id(config, ground.gateway)}"
+    return Remembered(ground.paths.state_dir / "subscriptions.json", session)
 
 
 def _adapter(name: str) -> Callable[..., Source]:

@@ -21,6 +21,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from gatewayd.config import schema
 from gatewayd.keys import KeyMaker, publisher_key
 from gatewayd.mqtt import connect
+from gatewayd.mqtt.remembered import Remembered, Subscription
+from gatewayd.mqtt.subscriptions import Subscriptions
 from gatewayd.mqtt.waiting import Waiting
 from gatewayd.ports import Clock, Draw, RawMessage
 from gatewayd.retry import Backoff
@@ -53,10 +55,10 @@ class AiomqttSource:
         draw: Draw,
         birth: Callable[[], bytes] = connect.plain_birth,
         on_event: connect.OnEvent = connect.ignore_event,
+        remembered: Remembered | None = None,
     ) -> None:
         self._config = config
         self._gateway = gateway
-        self._filters = [(connect.shared_filter(config, name), qos) for name, qos in filters]
         self._password = password
         self._keys = keys
         self._clock = clock
@@ -65,6 +67,9 @@ class AiomqttSource:
         self._on_event = on_event
         self._is_v5 = config.protocol == "5"
         self._waiting = Waiting(config.max_waiting_messages, config.max_waiting_bytes)
+        wanted = [(connect.shared_filter(config, name), qos) for name, qos in filters]
+        self._subscriptions = Subscriptions(wanted, remembered or Remembered(), is_v5=self._is_v5)
+        self._has_identifiers = True  # what the last CONNACK said
         self._client: aiomqtt.Client | None = None
         self.duplicates = 0  # aiomqtt does not pass the DUP flag on: a redelivery cannot be told from a new message
 
@@ -86,6 +91,7 @@ class AiomqttSource:
         while True:
             client = self._new_client(tls)
             try:
+                self._listen_to_connack(client)
                 async with client:
                     backoff.connected(self._clock.monotonic())
                     await self._serve(client)
@@ -160,6 +166,17 @@ class AiomqttSource:
             queue_type=handover,
         )
 
+    def _listen_to_connack(self, client: aiomqtt.Client) -> None:
+        """Learn what aiomqtt drops: whether the broker has subscription identifiers."""
+        paho = _paho(client)
+        on_connect = paho.on_connect
+
+        def hear(*arguments: Any) -> None:
+            self._has_identifiers = bool(getattr(arguments[-1], "SubscriptionIdentifierAvailable", 1))
+            on_connect(*arguments)
+
+        paho.on_connect = hear
+
     async def _serve(self, client: aiomqtt.Client) -> None:
         self._client = client
         self._on_event("connected", {})
@@ -182,21 +199,29 @@ class AiomqttSource:
         raise cause
 
     async def _subscribe(self, client: aiomqtt.Client) -> None:
-        if not self._filters:
-            return
+        subscriptions = self._subscriptions
+        for packet in await asyncio.to_thread(subscriptions.begin, has_identifiers=self._has_identifiers):
+            codes = await self._ask(client, packet)
+            connect.stop_if_cancelled()
+            subscriptions.answered(packet, [_code(code) for code in codes])
+        if stale := list(subscriptions.stale):
+            await client.unsubscribe(stale)  # aiomqtt does not pass the broker's reason codes on
+            connect.stop_if_cancelled()
+            log.info("unsubscribed from what the config no longer names", filters=stale)
+        await asyncio.to_thread(subscriptions.unsubscribed, stale)
+
+    async def _ask(self, client: aiomqtt.Client, packet: Sequence[Subscription]) -> Sequence[Any]:
         wishes: Any = [
             # MQTT 5: retained messages come with a new subscription only, not with each connection.
-            (name, SubscribeOptions(qos=qos, retainHandling=1) if self._is_v5 else qos)
-            for name, qos in self._filters
+            (one.filter, SubscribeOptions(qos=one.qos, retainHandling=1) if self._is_v5 else one.qos)
+            for one in packet
         ]
-        codes = await client.subscribe(wishes)
-        refused = [name for (name, _), code in zip(self._filters, codes, strict=True) if _code(code) >= 0x80]
-        if refused:
-            log.error(
-                "the broker refused subscriptions",
-                filters=refused,
-                hint="let this user read these topics in the broker's access rules, or take them out of the routes",
-            )
+        properties: Properties | None = None
+        if packet[0].identifier:
+            properties = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]
+            properties.SubscriptionIdentifier = packet[0].identifier
+        codes: Sequence[Any] = await client.subscribe(wishes, properties=properties)
+        return codes
 
     async def _hold_back(self, client: aiomqtt.Client) -> None:
         """Leave the socket unread while too many messages wait."""
@@ -222,6 +247,8 @@ class AiomqttSource:
     def _take(self, message: aiomqtt.Message) -> None:
         topic = message.topic.value
         found = message.properties
+        if found is not None and self._subscriptions.can_tell_copies and self._is_copy(topic, found):
+            return
         attributes: list[tuple[str, str]] = getattr(found, "UserProperty", [])
         named = dict(attributes)
         id_, source = named.get("id"), named.get("source")
@@ -237,6 +264,12 @@ class AiomqttSource:
                 properties=tuple((name, value) for name, value in attributes),
             )
         )
+
+    def _is_copy(self, topic: str, found: Properties) -> bool:
+        if not self._subscriptions.is_copy(topic, getattr(found, "SubscriptionIdentifier", ())):
+            return False
+        self._on_event("copy", {})
+        return True
 
     def _properties(self, content_type: str, properties: Sequence[tuple[str, str]]) -> Properties | None:
         if not self._is_v5 or not (content_type or properties):

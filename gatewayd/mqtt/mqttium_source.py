@@ -17,20 +17,20 @@ from mqttium import (
     ConnectRefusedError,
     MQTTError,
     MQTTProtocolVersion,
-    MQTTTimeoutError,
     ProtocolError,
-    QoS,
-    SubscribeError,
 )
 from mqttium.api import AsyncClient, PublishMessage
-from mqttium.packets import ConnAckPacket, SubscribeOptions
+from mqttium.packets import ConnAckPacket
 from mqttium.types import Message, Properties
 
 from gatewayd.config import schema
 from gatewayd.errors import ConfigError
 from gatewayd.keys import KeyMaker, identity, publisher_key
 from gatewayd.mqtt import connect
-from gatewayd.mqtt.receipts import Receipts
+from gatewayd.mqtt.mqttium_subscribing import Subscribing
+from gatewayd.mqtt.receipts import Receipt, Receipts
+from gatewayd.mqtt.remembered import Remembered
+from gatewayd.mqtt.subscriptions import Subscriptions
 from gatewayd.mqtt.waiting import Waiting
 from gatewayd.ports import Clock, Draw, RawMessage
 from gatewayd.retry import Backoff
@@ -54,7 +54,8 @@ class MqttiumSource:
         clock: time of arrival, age of a connection, the pause before the next attempt.
         draw: chance for that pause.
         birth: makes the retained status that says we are online.
-        on_event: told of "connected", "lost" (cause), "retry" (delay_s), "duplicate" and "dropped" (reason).
+        on_event: told of "connected", "lost" (cause), "retry" (delay_s), "duplicate", "copy" and "dropped" (reason).
+        remembered: what earlier runs subscribed to; None: each run starts without.
     """
 
     acks_after_commit = True
@@ -71,10 +72,10 @@ class MqttiumSource:
         draw: Draw,
         birth: Callable[[], bytes] = connect.plain_birth,
         on_event: connect.OnEvent = connect.ignore_event,
+        remembered: Remembered | None = None,
     ) -> None:
         self._config = config
         self._gateway = gateway
-        self._filters = [(connect.shared_filter(config, name), qos) for name, qos in filters]
         self._password = password
         self._keys = keys
         self._clock = clock
@@ -85,6 +86,9 @@ class MqttiumSource:
         self._waiting = Waiting(config.max_waiting_messages, config.max_waiting_bytes)
         self._receipts: Receipts[Message] = Receipts()
         self._client: AsyncClient | None = None
+        wanted = [(connect.shared_filter(config, name), qos) for name, qos in filters]
+        self._subscriptions = Subscriptions(wanted, remembered or Remembered(), is_v5=self._is_v5)
+        self._subscribing = Subscribing(self._subscriptions, self._waiting, config.connect_timeout_s, self._is_v5)
         self._is_subscribed = False
         self._is_ack_due = False  # a message came again that has passed its durable point
         self.duplicates = 0  # redeliveries of messages that were still in our hands
@@ -230,42 +234,12 @@ class MqttiumSource:
     async def _greet(self, client: AsyncClient, connack: ConnAckPacket, lost: asyncio.Event) -> None:
         try:
             if not (connack.session_present and self._is_subscribed):
-                await self._subscribe(client)
+                self._is_subscribed = await self._subscribing.subscribe(client, connack)
             await self._announce(client)
         except MQTTError as exc:  # the link broke meanwhile, or the broker does not answer: start anew
             log.warning("subscribing failed", broker=self._broker, cause=str(exc) or type(exc).__name__)
             await client.disconnect()
             lost.set()
-
-    async def _subscribe(self, client: AsyncClient) -> None:
-        # MQTT 5: retained messages come with a new subscription only, not with each connection.
-        wishes = [
-            (name, SubscribeOptions(qos=QoS(qos), retain_handling=1) if self._is_v5 else qos)
-            for name, qos in self._filters
-        ]
-        if not wishes:
-            return
-        try:
-            await self._await_suback(client, wishes)
-        except SubscribeError as exc:
-            refused = [name for (name, _), code in zip(wishes, exc.result.reason_codes, strict=True) if code >= 0x80]
-            log.error(
-                "the broker refused subscriptions",
-                filters=refused,
-                hint="let this user read these topics in the broker's access rules, or take them out of the routes",
-            )
-        else:
-            self._is_subscribed = True
-
-    async def _await_suback(self, client: AsyncClient, wishes: list[tuple[str, Any]]) -> None:
-        while True:
-            try:
-                await client.subscribe(wishes, timeout=self._config.connect_timeout_s)
-            except MQTTTimeoutError:
-                if not self._waiting.is_full:
-                    raise
-                continue  # we are held back, so the answer waits unread behind messages
-            return
 
     async def _announce(self, client: AsyncClient) -> None:
         if self._status is not None:
@@ -330,6 +304,8 @@ class MqttiumSource:
         content_type, key = "", ""
         properties: tuple[tuple[str, str], ...] = ()
         if message.properties:
+            if self._subscriptions.can_tell_copies and self._is_copy(message, receipt):
+                return not self._waiting.is_full
             content_type, properties, key = _read_properties(topic, message.properties)
         return self._waiting.put(
             RawMessage(
@@ -354,6 +330,16 @@ class MqttiumSource:
         self.duplicates += 1
         self._on_event("duplicate", {})
         self._is_ack_due = self._is_ack_due or receipt.is_acked
+        return True
+
+    def _is_copy(self, message: Message, receipt: Receipt[Message] | None) -> bool:
+        """Another copy of a message taken through another subscription: acknowledged, and nobody hears of it."""
+        found: Properties = message.properties or Properties()
+        if not self._subscriptions.is_copy(message.topic, found.get("subscription_identifier", ())):
+            return False
+        self._on_event("copy", {})
+        if receipt is not None:
+            receipt.is_acked = self._is_ack_due = True
         return True
 
     async def _send_acks(self) -> None:

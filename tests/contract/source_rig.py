@@ -108,6 +108,7 @@ class Rigs:
         root = root or uuid4().hex
         events: list[tuple[str, dict[str, object]]] = []
         password = options.pop("password", None)
+        remembered = options.pop("remembered", None)
         config = schema.Source(
             **{"port": broker.port, "protocol": self.protocol, "reconnect": QUICK, "keepalive_s": 20, **options}
         )
@@ -120,6 +121,7 @@ class Rigs:
             clock=RealClock(),
             draw=lambda: 0.5,
             on_event=lambda event, attributes: events.append((event, dict(attributes))),
+            remembered=remembered,
         )
         run = asyncio.create_task(source.run(), name="source")
         publisher = AsyncClient(f"pub-{uuid4().hex}", protocol=5)
