@@ -171,6 +171,7 @@ async def drain(parts: Parts, *, flush: bool) -> None:
             await _until(lambda: all(part.queue.is_idle for part in parts.routes.values()))
             if flush:
                 await flush_windows(parts)
+            await _finish_calls(parts)
             await _drain_uplinks(parts)
     except TimeoutError:
         waiting = [name for name, part in parts.routes.items() if not part.queue.is_idle]
@@ -178,6 +179,13 @@ async def drain(parts: Parts, *, flush: bool) -> None:
             "drain deadline reached", routes=waiting, hint="unacknowledged messages come again at the next start"
         )
     await book_losses(parts)
+
+
+async def _finish_calls(parts: Parts) -> None:
+    """Wait for the handler calls that journaled routes are in; none is begun after that."""
+    async with asyncio.TaskGroup() as tasks:
+        for name, part in parts.routes.items():
+            tasks.create_task(part.context.in_call.acquire(), name=f"finish[{name}]")
 
 
 async def flush_windows(parts: Parts) -> None:

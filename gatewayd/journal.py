@@ -2,7 +2,8 @@
 
 Invariants: results are inserted and their journal entries removed in one transaction, so a crash repeats work and
 never an effect; an attempt is counted on disk before it is made, so that what kills the process is buried in the end;
-memory holds the ids of what waits in windows, never the payloads.
+memory holds the ids of what waits in windows, never the payloads. A stop waits for the attempt that is being made and
+lets no other begin (`RouteContext.in_call`): one cut short would count against messages that have done nothing wrong.
 """
 
 import asyncio
@@ -110,18 +111,18 @@ async def _handle_group(context: RouteContext, entries: Sequence[JournalEntry], 
     reason = "the process ended each time, or the handler never answered"
     while attempts < context.config.max_attempts:
         attempts += 1
-        await context.spool.begin(context.name, ids)
         try:
-            results, more_dead = await handle(context, pairs, window)
+            async with context.in_call:
+                await context.spool.begin(context.name, ids)
+                results, more_dead = await handle(context, pairs, window)
+                dead += more_dead
+                work = Work(route=context.name, handled=len(ids) - len(dead), results=results, done=ids, dead=dead)
+                await commit(context, work)
+                return
         except TransientError as error:
             reason = str(error)
             if attempts < context.config.max_attempts:
                 await pause_before_retry(context, attempts, reason)
-            continue
-        dead += more_dead
-        work = Work(route=context.name, handled=len(ids) - len(dead), results=results, done=ids, dead=dead)
-        await commit(context, work)
-        return
     detail = f"given up after {attempts} attempts: {reason}"
     dead += [dead_letter(context.name, raw, "attempts", detail) for raw, _ in pairs]
     await commit(context, Work(route=context.name, done=ids, dead=dead))

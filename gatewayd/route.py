@@ -10,7 +10,7 @@ Being cancelled is the same as losing power: what was not committed comes again,
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -81,6 +81,7 @@ class RouteContext:
     draw: Draw
     max_payload_bytes: int
     tag: bytes  # see gatewayd.intake.Inlet
+    in_call: asyncio.Lock = field(default_factory=asyncio.Lock)  # held from an attempt at journal entries to its commit
 
 
 @dataclass(slots=True)
