@@ -110,9 +110,10 @@ def seconds_each(events: Sequence[Event]) -> dict[str, float]:
 
 
 def spread(summaries: Sequence[Mapping[str, Any]], n: int) -> list[Mapping[str, Any]]:
-    """`n` of them, evenly spread: nobody has chosen them."""
-    n = min(n, len(summaries))
-    return [summaries[index * len(summaries) // n] for index in range(n)]
+    """`n` of them, evenly spread from the first to the last: nobody has chosen them."""
+    if len(summaries) <= n:
+        return list(summaries)
+    return [summaries[index * (len(summaries) - 1) // (n - 1)] for index in range(n)]
 
 
 def _clock(seconds: float) -> str:
