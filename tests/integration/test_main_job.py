@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -124,9 +125,7 @@ def test_a_payload_that_does_not_decode_is_buried_and_disturbs_nobody(
     assert books.balanced
 
 
-def test_sigterm_drains_and_leaves_nothing_behind(
-    gateway: Gateway, mosquitto: Mosquitto, cloud: CloudProcess
-) -> None:
+def test_sigterm_drains_and_leaves_nothing_behind(gateway: Gateway, mosquitto: Mosquitto, cloud: CloudProcess) -> None:
     gateway.start()
     publish(mosquitto, "plant/oven/temperature", *readings(200))
     wait_until(lambda: (gateway.books().messages.get("heat") or {}).get("received", 0) > 0, 20, gateway.describe)
@@ -142,7 +141,8 @@ def test_sigterm_drains_and_leaves_nothing_behind(
 def test_sighup_takes_over_new_options_and_says_what_it_cannot(gateway: Gateway, mosquitto: Mosquitto) -> None:
     gateway.start()
     text = gateway.config.read_text()
-    gateway.config.write_text(text.replace('label = "seen"', 'label = "renamed"').replace("retry_max_s = 0.5", "retry_max_s = 0.6"))
+    text = text.replace('label = "seen"', 'label = "renamed"').replace("retry_max_s = 0.5", "retry_max_s = 0.6")
+    gateway.config.write_text(text)
     assert gateway.process is not None
 
     gateway.process.send_signal(signal.SIGHUP)
@@ -156,11 +156,13 @@ def test_sighup_takes_over_new_options_and_says_what_it_cannot(gateway: Gateway,
 
 def test_a_bad_config_ends_with_status_78_and_names_every_mistake(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text('[gateway]\nid = "a b"\n[routes.x]\ntopics = ["a/#/b"]\nhandler = "nobody"\nsinks = ["nowhere"]\n')
+    route = '[routes.x]\ntopics = ["a/#/b"]\nhandler = "nobody"\nsinks = ["nowhere"]\n'
+    config.write_text('[gateway]\nid = "a b"\n' + route)
 
     done = subprocess.run(
-        ["gatewayd", "run", "--config", str(config)],
+        [sys.executable, "-m", "gatewayd", "run", "--config", str(config)],
         capture_output=True,
+        check=False,
         timeout=30,
         env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
     )

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from gatewayd.config.schema import Payload
 from gatewayd.errors import RejectedError
-from gatewayd.payloads.paths import compile_path, follow
 from gatewayd.payloads import REASONS, Decoder
-from gatewayd.ports import RawMessage
+from gatewayd.payloads.paths import compile_path, follow
 from gatewayd.payloads.times import time_of
+from gatewayd.ports import RawMessage
 
 FORMATS = st.sampled_from(["auto", "json", "text", "number", "cbor", "msgpack", "csv"])
 CONTENT_TYPES = st.text(max_size=20) | st.sampled_from(
