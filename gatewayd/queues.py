@@ -66,11 +66,9 @@ class RouteQueue:
         """
         dropped = None
         if len(self._items) >= self._max:
-            dropped = item[0] if item[0].qos == 0 else self._drop_oldest_qos0()
+            dropped = self._drop_oldest_qos0()
             if dropped is None:
-                return False, None
-            if dropped is item[0]:
-                return True, dropped
+                return (True, item[0]) if item[0].qos == 0 else (False, None)
         if not self._items:
             self._since_s = self._monotonic()
         self._items.append(item)

@@ -39,7 +39,20 @@ async def test_a_full_queue_drops_the_oldest_qos_0_and_says_which() -> None:
     assert names(await queue.take(BatchLimits())) == ["a", "c", "d"]
 
 
-async def test_a_new_qos_0_message_is_itself_dropped_when_the_queue_is_full() -> None:
+async def test_the_newest_qos_0_message_is_kept_for_an_older_one() -> None:
+    queue = RouteQueue(2)
+    for name, qos in (("a", 0), ("b", 1)):
+        queue.offer(item(name, qos))
+
+    taken, dropped = queue.offer(item("c", 0))
+
+    assert taken
+    assert dropped is not None
+    assert dropped.topic == "a"
+    assert names(await queue.take(BatchLimits())) == ["b", "c"]
+
+
+async def test_a_new_qos_0_message_is_itself_dropped_when_the_queue_is_full_of_qos_1() -> None:
     queue = RouteQueue(1)
     queue.offer(item("a", 1))
 
