@@ -12,6 +12,7 @@ from gatewayd.config.schema import Config, Payload, Reconnect, Route, Secret, Tl
 from gatewayd.config.walk import Finding
 from gatewayd.payloads.paths import compile_path
 from gatewayd.routing import validate_filter
+from gatewayd.subscribing import plan_subscriptions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _NAME_RULE = "letters, digits, - and _, the first a letter or digit"
@@ -139,6 +140,20 @@ def _warnings(config: Config) -> Iterator[Finding]:
         if not route.live and not route.sinks:
             problem = "results go nowhere: neither `live` nor `sinks`"
             yield Finding(path=("routes", name), problem=problem, is_warning=True)
+    if config.source.protocol == "3.1.1":
+        yield from _overlaps(config)
+
+
+def _overlaps(config: Config) -> Iterator[Finding]:
+    """On 3.1.1 nothing tells the copies apart that a broker may make for overlapping filters."""
+    place: dict[str, Path] = {}
+    for name, route in config.routes.items():
+        for index, topic in enumerate(route.topics if route.enabled else ()):
+            if validate_filter(topic) is None:
+                place.setdefault(topic, ("routes", name, "topics", index))
+    for first, second in plan_subscriptions((topic, 0) for topic in place).overlaps:
+        problem = f"`{second}` overlaps `{first}` in part: some brokers deliver what both match twice on MQTT 3.1.1"
+        yield Finding(path=place[second], problem=problem, allowed='protocol = "5"', is_warning=True)
 
 
 def is_loopback(host: str) -> bool:
