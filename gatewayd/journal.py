@@ -9,6 +9,7 @@ lets no other begin (`RouteContext.in_call`): one cut short would count against 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from gatewayd.api import Message, Window
 from gatewayd.config.schema import WindowLimits
@@ -82,16 +83,20 @@ async def _sleep(context: RouteContext, wake: Wake, windows: Windows | None) -> 
 
 
 async def _handle_entries(context: RouteContext, entries: Sequence[JournalEntry]) -> None:
-    """Together what was never tried; alone what was (one of them may be what killed the process).
+    """In order; together what was never tried, alone what was (one of them may be what killed the process).
 
     With a single attempt each goes alone from the start: its neighbors would be buried with it, and untried.
     """
-    fresh = [entry for entry in entries if entry.attempts == 0 and context.config.max_attempts > 1]
-    if fresh:
-        await _handle_group(context, fresh, None)
-    for entry in entries:
-        if entry.attempts > 0 or not fresh:
+    for is_fresh, group in groupby(entries, key=_is_fresh):
+        if is_fresh and context.config.max_attempts > 1:
+            await _handle_group(context, list(group), None)
+            continue
+        for entry in group:
             await _handle_group(context, [entry], None)
+
+
+def _is_fresh(entry: JournalEntry) -> bool:
+    return entry.attempts == 0
 
 
 async def _handle_closed(context: RouteContext, closed: Sequence[Closed]) -> None:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Protocol
 
 import structlog
@@ -118,12 +119,17 @@ async def _handle_batches(context: RouteContext, queue: RouteQueue, unsettled: a
     while True:
         items = await queue.take(context.config.batch)
         context.report.message_received(context.name, len(items))
-        trusted = [item for item in items if not item[0].dup]
-        if trusted:
-            await unsettled.put(await _handle_items(context, trusted))
-        for item in items:
-            if item[0].dup:
+        # In order of arrival: what was delivered again came before what is new.
+        for is_suspect, group in groupby(items, key=_is_redelivered):
+            if not is_suspect:
+                await unsettled.put(await _handle_items(context, list(group)))
+                continue
+            for item in group:
                 await unsettled.put(await _handle_suspect(context, item))
+
+
+def _is_redelivered(item: Item) -> bool:
+    return item[0].dup
 
 
 async def _handle_items(context: RouteContext, items: Sequence[Item]) -> _Handled:
