@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test lint types imports docs wheel clean
+.PHONY: help demo test faults lint types imports docs wheel clean
 
 help:
 	@echo "make demo    the main job: broker, devices, models, spool, cloud cut and restored"
@@ -27,6 +27,11 @@ types: $(VENV)/.ready-dev
 
 imports: $(VENV)/.ready-dev
 	$(BIN)/lint-imports
+
+# kill -9, half-open links, a stormy cloud, wrong clocks: every case must hold. `make faults LONG=1` takes hours.
+faults: $(VENV)/.ready-dev
+	@tools/need-mosquitto
+	@$(BIN)/python -m benchmarks.faults $(if $(LONG),--long) $(ARGS)
 
 # Write the generated files anew: config.toml and docs/reference.
 docs: $(VENV)/.ready-dev

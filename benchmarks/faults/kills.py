@@ -1,0 +1,61 @@
+"""Case 1: `kill -9` at random moments, start-up included, while a device publishes."""
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.faults.bench import Run
+from tests.sim.oracle import Line, judge
+from tests.sim.rig import Bench, Subject, bench
+
+_PER_S = 400
+_LIVES_S = (0.3, 1.3)  # a start takes about half a second: a life ends in start-up, in catching up, or at work
+
+
+def run(run: Run) -> Iterator[Line]:
+    """Half of the kills on a direct route, half on a journaled one."""
+    n_kills = run.size(200, 2000) // 2
+    for mode in ("direct", "journaled"):
+        run.say(f"{n_kills} kills, {mode}")
+        # A kill between the cloud's answer and the ack: some of a hundred on a direct route, few on a journaled one.
+        yield kill(run.folder / mode, run.seed, mode=mode, n_kills=n_kills, min_resent=int(mode == "direct"))
+
+
+def kill(folder: Path, seed: int, *, mode: str, n_kills: int, min_resent: int = 0) -> Line:
+    """Kill a gatewayd `n_kills` times."""
+    line = Line(test="1 kill -9 at random", subject=f"gatewayd, {mode}", seed=seed)
+    with bench(folder, seed) as the:
+        gateway = the.gateway(mode=mode)
+        kill_at_random(the, gateway, line, n_kills=n_kills)
+        line.fresh_event_ok = the.is_fresh_through()
+        the.close_books(line)
+    judge(line, min_acked=n_kills * 50, min_faults=n_kills, min_resent=min_resent)
+    return line
+
+
+def kill_at_random(the: Bench, subject: Subject, line: Line, *, n_kills: int) -> None:
+    """The same for whatever stands between broker and cloud; returns when all that is owed arrived, or nothing more."""
+    assert the.watch is not None
+    chance = random.Random(the.seed)
+    the.cloud.start()
+    subject.start()
+    device = the.send(per_s=_PER_S)
+    time.sleep(0.5)
+    for _ in range(n_kills):
+        the.watch.look()
+        subject.kill()
+        line.faults += 1
+        subject.start(ready=False)
+        time.sleep(chance.uniform(*_LIVES_S))
+    subject.kill()
+    line.faults += 1
+    began_s = time.monotonic()
+    n_before = the.ledger.read()
+    subject.start(ready=False)
+    while the.ledger.read() == n_before and time.monotonic() - began_s < 30:
+        time.sleep(0.02)
+    line.recovery_s = round(time.monotonic() - began_s, 2)
+    device.halt()
+    device.finish()
+    the.settle()
