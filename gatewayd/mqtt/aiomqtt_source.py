@@ -68,7 +68,7 @@ class AiomqttSource:
         self._is_v5 = config.protocol == "5"
         self._waiting = Waiting(config.max_waiting_messages, config.max_waiting_bytes)
         wanted = [(connect.shared_filter(config, name), qos) for name, qos in filters]
-        self._subscriptions = Subscriptions(wanted, remembered or Remembered(), is_v5=self._is_v5)
+        self._subscriptions = Subscriptions(wanted, remembered or Remembered(), is_v5=self._is_v5, draw=draw)
         self._has_identifiers = True  # what the last CONNACK said
         self._client: aiomqtt.Client | None = None
         self.duplicates = 0  # aiomqtt does not pass the DUP flag on: a redelivery cannot be told from a new message

@@ -87,7 +87,7 @@ class MqttiumSource:
         self._receipts: Receipts[Message] = Receipts()
         self._client: AsyncClient | None = None
         wanted = [(connect.shared_filter(config, name), qos) for name, qos in filters]
-        self._subscriptions = Subscriptions(wanted, remembered or Remembered(), is_v5=self._is_v5)
+        self._subscriptions = Subscriptions(wanted, remembered or Remembered(), is_v5=self._is_v5, draw=draw)
         self._subscribing = Subscribing(self._subscriptions, self._waiting, config.connect_timeout_s, self._is_v5)
         self._is_subscribed = False
         self._is_ack_due = False  # a message came again that has passed its durable point

@@ -13,17 +13,20 @@ twice than lost. What this rests on:
 No I/O here but for the file behind `Remembered`.
 """
 
+import random
 from collections.abc import Iterable, Sequence
 
 import msgspec
 import structlog
 
 from gatewayd.mqtt.remembered import MAX_IDENTIFIER, Generation, Remembered, Subscribed, Subscription
+from gatewayd.ports import Draw
 from gatewayd.routing import Router
 from gatewayd.subscribing import Plan, plan_subscriptions, share_of
 
 log = structlog.get_logger(__name__)
 
+_MAX_FIRST = 2_000_000  # below 2,097,152 an identifier takes three bytes in each message
 _MAX_NAMED = 5  # overlapping pairs that a log line names
 
 
@@ -34,15 +37,18 @@ class Subscriptions:
         filters: topic filters as the broker gets them, each with its QoS.
         remembered: what earlier runs subscribed to.
         is_v5: whether there are subscription identifiers at all.
+        draw: chance, for the first identifier when nothing is remembered.
     """
 
-    def __init__(self, filters: Sequence[tuple[str, int]], remembered: Remembered, *, is_v5: bool) -> None:
+    def __init__(
+        self, filters: Sequence[tuple[str, int]], remembered: Remembered, *, is_v5: bool, draw: Draw = random.random
+    ) -> None:
         self._plan = plan_subscriptions(filters)
         self._remembered = remembered
         self._is_v5 = is_v5
         self._is_warned = False
         self._saved = remembered.load()
-        self._now = _renew(self._saved, self._plan)
+        self._now = _renew(self._saved, self._plan, draw)
         self._copies = Copies(self._now.generations)
 
     @property
@@ -111,14 +117,15 @@ class Subscriptions:
             )
 
 
-def _renew(known: Subscribed, plan: Plan) -> Subscribed:
+def _renew(known: Subscribed, plan: Plan, draw: Draw) -> Subscribed:
     """What is known after the plan has become the newest generation; the same when it is already."""
     wanted = dict(plan.subscriptions)
     if wanted == {one.filter: one.qos for one in known.current} and plan.has_overlap == _is_numbered(known.current):
         return known
     highest = max((one.identifier for generation in known.generations for one in generation), default=0)
-    if highest + len(wanted) > MAX_IDENTIFIER:
-        highest = 0  # after 268 million: nothing of the first ones can wait any more
+    if highest == 0 or highest + len(wanted) > MAX_IDENTIFIER:
+        # A file that was lost must not make identifiers of messages that still wait mean other filters.
+        highest = int(draw() * _MAX_FIRST)
     place = {one.filter: index for index, one in enumerate(known.current)}
     # Those that were there before keep their order: so the copy that is taken changes for as few topics as possible.
     ordered = sorted(plan.subscriptions, key=lambda wish: (-wish[1], place.get(wish[0], len(place))))
