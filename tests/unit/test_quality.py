@@ -147,7 +147,7 @@ def test_the_report_says_what_went_wrong() -> None:
     results = {
         "date": "2026-01-01",
         "commit": "0" * 40,
-        "machine": {"cores": 2, "python": "3.11"},
+        "machine": {"cores": 2, "python": "3.11", "system": "x86_64"},
         "seconds": 1,
         "parts": {},
         "problems": ["series: the books do not balance"],
