@@ -55,7 +55,13 @@ class Gateway(Section, frozen=True):
         ),
     ] = ""
     drain_s: Annotated[
-        float, Meta(ge=0, le=600, description="At stop: how long stages may take to finish what they hold, in seconds.")
+        float,
+        Meta(
+            ge=0,
+            le=600,
+            description="At stop: how long stages may take to finish what they hold, in seconds. A handler's call that "
+            "takes longer (a slow box that writes a summary) is repeated after the start, and counts as an attempt.",
+        ),
     ] = 10.0
 
 

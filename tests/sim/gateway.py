@@ -41,7 +41,11 @@ class Gateway:
                 env=environment,
             )
         if ready:
-            wait_until(self.is_subscribed, _START_S, self.describe)
+            wait_until(lambda: self.is_subscribed() or self._has_ended(), _START_S, self.describe)
+            assert not self._has_ended(), self.describe()
+
+    def _has_ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
 
     def describe(self) -> str:
         """The end of its log, for a test that failed."""
