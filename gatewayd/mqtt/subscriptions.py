@@ -50,16 +50,12 @@ class Subscriptions:
         self._saved = remembered.load()
         self._now = _renew(self._saved, self._plan, draw)
         self._copies = Copies(self._now.generations)
+        self.can_tell_copies = self._copies.is_of_use  # False: no identifier matters, so `is_copy` need not be asked
 
     @property
     def stale(self) -> tuple[str, ...]:
         """Filters to unsubscribe from, after subscribing."""
         return self._now.stale
-
-    @property
-    def can_tell_copies(self) -> bool:
-        """Whether deliveries may carry identifiers that matter; else `is_copy` need not be asked."""
-        return self._copies.is_of_use
 
     def is_copy(self, topic: str, identifiers: Sequence[int]) -> bool:
         """Whether this delivery is another copy of a message taken through another subscription."""

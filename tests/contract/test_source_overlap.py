@@ -1,5 +1,6 @@
 """Overlapping and stale subscriptions against a real Mosquitto: it delivers a copy for each matching subscription."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from gatewayd.mqtt.aiomqtt_source import AiomqttSource
 from gatewayd.mqtt.mqttium_source import MqttiumSource
 from gatewayd.mqtt.remembered import Remembered
 from gatewayd.routing import Router
-from tests.contract.source_rig import Rig, Rigs
+from tests.contract.source_rig import WAIT_S, Rig, Rigs
 from tests.sim.mosquitto import Mosquitto
 
 pytestmark = pytest.mark.broker
@@ -145,3 +146,37 @@ async def test_an_overlap_that_cannot_be_told_apart_is_said_once(rigs: Rigs, mos
     assert len(said) == (0 if rigs.protocol == "5" else 1)
     if said:
         assert said[0]["filters"] == [f"{root}/a/+ and {root}/+/b"]
+
+
+async def test_a_broker_without_identifiers_gets_one_subscribe_with_none(rigs: Rigs, mosquitto: Mosquitto) -> None:
+    packets: asyncio.Queue[bytes] = asyncio.Queue()
+    is_v5 = rigs.protocol == "5"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_packet(reader)
+        writer.write(bytes.fromhex("20 05 00 00 02 29 00" if is_v5 else "20 02 00 00"))  # 0x29 0: no identifiers
+        packet = await read_packet(reader)
+        writer.write(b"\x90" + bytes([len(packet[:2]) + is_v5 + 2]) + packet[:2] + b"\0" * is_v5 + b"\1\1")
+        packets.put_nowait(packet)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        with capture_logs() as logs:
+            port = server.sockets[0].getsockname()[1]
+            rig = rigs.start(mosquitto, filters=[("a/+", 1), ("+/b", 1)], port=port, status_topic=False)
+            async with asyncio.timeout(WAIT_S):
+                packet = await packets.get()
+            await rig.stop()
+
+    wishes = packet[3:] if is_v5 else packet[2:]
+    assert wishes[:5] == b"\0\3a/+"
+    assert wishes[6:11] == b"\0\3+/b"
+    assert sum("overlap" in line["event"] for line in logs) == 1
+
+
+async def read_packet(reader: asyncio.StreamReader) -> bytes:
+    """A packet of at most 127 bytes, without its header."""
+    header = await reader.readexactly(2)
+    return await reader.readexactly(header[1])
