@@ -4,19 +4,32 @@ A file that does not open, or fails its check after an unclean stop, is moved to
 one is begun: the gateway goes on and nothing is deleted.
 """
 
+import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
 import apsw
 
-from gatewayd.errors import ConfigError
+from gatewayd.errors import ConfigError, GatewaydError, SpoolFull
 from gatewayd.spool.migrations import migrate
 
 PAGE_BYTES = 4096
 BUSY_MS = 5000
 _SUFFIXES = ("", "-wal", "-shm")
+DAMAGE = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.ConstraintError, apsw.MismatchError)
+DISK = (
+    apsw.CantOpenError,
+    apsw.PermissionsError,
+    apsw.ReadOnlyError,
+    apsw.AuthError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.BusyError,
+    apsw.LockedError,
+)
 
 # FULL: with WAL, NORMAL may lose the last commits at a power cut, and our PUBACK would have been a lie
 # (https://www.sqlite.org/pragma.html#pragma_synchronous).
@@ -31,6 +44,8 @@ class Lock:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT}:
+                raise SpoolFull(f"{path.parent} cannot be written now: {error}") from error
             raise ConfigError("gateway.state_dir", f"cannot be written: {error}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,26 +55,38 @@ class Lock:
             raise ConfigError(
                 "gateway.state_dir", f"{path.parent} is in use by another gatewayd, process {pid}: stop that one first"
             ) from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # the number is for people; a full disk may not take it
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, str(os.getpid()).encode(), 0)
 
     def release(self) -> None:
         """Let the next one in."""
         os.close(self._file)
 
 
-def open_database(path: Path, *, wal_pages: int) -> tuple[apsw.Connection, Path | None]:
-    """Open or create the spool's file; with it the folder a damaged one was moved to, if it was.
-
-    Raises ConfigError when the file cannot be opened for want of rights, or is of a newer version.
+def in_words(path: Path, error: apsw.Error) -> GatewaydError:
+    """Why the spool cannot be opened. What a disk may get over is no mistake in the config: then the daemon ends, and
+    systemd starts it again.
     """
+    rights = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.R_OK | os.W_OK))
+    if not rights and not _is_read_only(path.parent):
+        return ConfigError("gateway.state_dir", f"{path} cannot be opened: {error}")
+    return SpoolFull(f"{path} cannot be opened, the disk is full, read-only or out of order: {error}")
+
+
+def is_unreadable(path: Path) -> bool:
+    """Whether the disk does not give back some part of the file."""
     try:
-        return _open_checked(path, wal_pages), None
-    except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.ConstraintError, apsw.MismatchError):
-        aside = _move_aside(path)
-    except (apsw.CantOpenError, apsw.PermissionsError, apsw.ReadOnlyError, apsw.AuthError) as error:
-        raise ConfigError("gateway.state_dir", f"{path} cannot be opened: {error}") from error
-    return _open_checked(path, wal_pages), aside
+        with path.open("rb") as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
+
+
+def _is_read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def close_database(connection: apsw.Connection) -> None:
@@ -68,7 +95,8 @@ def close_database(connection: apsw.Connection) -> None:
     connection.close()
 
 
-def _open_checked(path: Path, wal_pages: int) -> apsw.Connection:
+def open_database(path: Path, *, wal_pages: int) -> apsw.Connection:
+    """Open or create the spool's file. Raises apsw's errors, and ConfigError when it is of a newer version."""
     connection = apsw.Connection(str(path))
     try:
         connection.set_busy_timeout(BUSY_MS)
@@ -77,7 +105,6 @@ def _open_checked(path: Path, wal_pages: int) -> apsw.Connection:
         if not connection.execute("SELECT value FROM meta WHERE name = 'clean'").get:
             _check(connection)
         _fold_wal(connection)
-        connection.execute("UPDATE meta SET value = 0 WHERE name = 'clean'")
     except BaseException:
         connection.close()
         raise
@@ -90,7 +117,7 @@ def _configure(connection: apsw.Connection, wal_pages: int) -> None:
     for name, value in _PRAGMAS.items():
         connection.pragma(name, value)
     connection.pragma("journal_size_limit", wal_pages * PAGE_BYTES)
-    connection.wal_autocheckpoint(wal_pages)
+    connection.wal_autocheckpoint(0)  # see `idle`: what fails while it is folded is no failure of a commit
 
 
 def _fold_wal(connection: apsw.Connection) -> None:
@@ -107,7 +134,8 @@ def _check(connection: apsw.Connection) -> None:
         raise apsw.CorruptError(str(problem))
 
 
-def _move_aside(path: Path) -> Path:
+def move_aside(path: Path) -> Path:
+    """Put the file into `corrupt-<n>/`."""
     n = 1
     while (aside := path.parent / f"corrupt-{n}").exists():
         n += 1

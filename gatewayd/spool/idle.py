@@ -16,11 +16,25 @@ _WORTH_PAGES = 256  # fewer free pages than this are not worth the writing
 class Idle:
     """Called again and again while nothing waits; `pause_s` is how long to wait for work before the next call."""
 
-    def __init__(self, connection: apsw.Connection, cap: Cap) -> None:
+    def __init__(self, connection: apsw.Connection, cap: Cap, *, wal_pages: int) -> None:
         self._connection = connection
         self._cap = cap
+        self._wal_pages = wal_pages
+        self._n_frames = 0  # in the WAL, as of the last commit
         self._is_vacuuming = False
         self.pause_s = _BUSY_PAUSE_S
+
+        connection.set_wal_hook(self._committed)
+
+    def fold_when_long(self) -> None:
+        """Fold the WAL into the file once it has its length. After the answers, for nobody has to wait for it."""
+        if self._n_frames < self._wal_pages:
+            return
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._n_frames = 0
+        except apsw.Error:
+            return  # after the next commit
 
     def step(self) -> None:
         """Do one small thing. A failure (full disk, a reader in the way) is no harm: the next step tries again."""
@@ -38,6 +52,10 @@ class Idle:
             self.pause_s = _BUSY_PAUSE_S
         except apsw.Error:
             self.pause_s = _REST_PAUSE_S
+
+    def _committed(self, _connection: apsw.Connection, _name: str, n_frames: int) -> int:
+        self._n_frames = n_frames
+        return apsw.SQLITE_OK
 
     def _truncate_wal(self) -> None:
         # Never wait for a reader here: messages may come at any moment.

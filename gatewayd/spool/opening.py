@@ -1,16 +1,33 @@
 """Opening the spool: lock, file, state; then the config's routes and sinks, and a cap that may have been lowered."""
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
+import msgspec
+import structlog
 
 from gatewayd.config import schema
 from gatewayd.spool.cap import wal_pages_for
-from gatewayd.spool.database import Lock, close_database, open_database
+from gatewayd.spool.database import (
+    DAMAGE,
+    DISK,
+    Lock,
+    close_database,
+    in_words,
+    is_unreadable,
+    move_aside,
+    open_database,
+)
 from gatewayd.spool.idle import Idle
 from gatewayd.spool.store import Store
+
+log = structlog.get_logger(__name__)
+
+_TRIES = 3
+_RETRY_S = 0.1
 
 Events = list[tuple[str, Mapping[str, object]]]
 
@@ -31,6 +48,8 @@ class Opened:
         try:
             if is_clean:
                 close_database(self._connection)
+        except apsw.Error as error:
+            log.warning("spool could not be closed in order, the next start checks it", cause=str(error))
         finally:
             self._connection.close()
             self._lock.release()
@@ -44,13 +63,53 @@ def open_store(
     when_full: Mapping[str, str],
     config: schema.Spool,
 ) -> Opened:
-    """Open everything. Raises ConfigError; see `database`."""
+    """Open everything. Raises ConfigError, and SpoolFull when the disk does not allow it now; see `database`."""
     lock = Lock(path.with_suffix(".lock"))
     try:
-        connection, aside = open_database(path, wal_pages=wal_pages_for(config.max_bytes))
+        return _open_patiently(path, lock, routes, sinks, when_full, config)
     except BaseException:
         lock.release()
         raise
+
+
+def _open_patiently(
+    path: Path,
+    lock: Lock,
+    routes: Mapping[str, Sequence[str]],
+    sinks: Collection[str],
+    when_full: Mapping[str, str],
+    config: schema.Spool,
+) -> Opened:
+    aside: Path | None = None
+    n_tries = 0
+    while True:
+        try:
+            connection, store, events = _open(path, routes, sinks, when_full, config)
+        except (*DAMAGE, msgspec.DecodeError):
+            if aside is not None:
+                raise  # a fresh file cannot be damaged
+            aside = move_aside(path)
+        except DISK as error:
+            n_tries += 1
+            if n_tries < _TRIES:
+                time.sleep(_RETRY_S)
+            elif aside is None and isinstance(error, apsw.IOError) and is_unreadable(path):
+                aside = move_aside(path)
+            else:
+                raise in_words(path, error) from error
+        else:
+            idle = Idle(connection, store.cap, wal_pages=wal_pages_for(config.max_bytes))
+            return Opened(store, idle, events, aside, connection, lock)
+
+
+def _open(
+    path: Path,
+    routes: Mapping[str, Sequence[str]],
+    sinks: Collection[str],
+    when_full: Mapping[str, str],
+    config: schema.Spool,
+) -> tuple[apsw.Connection, Store, Events]:
+    connection = open_database(path, wal_pages=wal_pages_for(config.max_bytes))
     events: Events = []
     try:
         store = Store(connection, path, config, when_full, routes, lambda name, fields: events.append((name, fields)))
@@ -58,9 +117,8 @@ def open_store(
         _reconcile(store, routes, sinks, events)
     except BaseException:
         connection.close()
-        lock.release()
         raise
-    return Opened(store, Idle(connection, store.cap), events, aside, connection, lock)
+    return connection, store, events
 
 
 def _reconcile(store: Store, routes: Mapping[str, Sequence[str]], sinks: Collection[str], events: Events) -> None:

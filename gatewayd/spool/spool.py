@@ -91,7 +91,8 @@ class SqliteSpool:
 
         `routes` names each route's sinks, `when_full` is "evict_oldest" (default) or "block" by route, `sinks` are all
         sinks there are (default: those of `routes`): a route gone from the config is still delivered to those.
-        Raises ConfigError when another process has the spool, a newer gatewayd wrote it, or rights are missing.
+        Raises ConfigError when another process has the spool, a newer gatewayd wrote it, or rights are missing, and
+        SpoolFull when the disk does not allow it now.
         """
         all_sinks = {sink for known in routes.values() for sink in known} if sinks is None else set(sinks)
         opened = open_store(path, routes=routes, sinks=all_sinks, when_full=when_full, config=config)

@@ -72,6 +72,9 @@ class Store:
         self._half_keys = MAX_KEYS // 2 // max(1, len(routes))
         self._seq = 0
         self._written_seq = 0
+        self._n_changes = 0  # as SQLite counts them, before the transaction under way
+        self._is_marked = False  # as in use: the next start checks the file, unless we end in good order
+        self._is_stale = False  # memory may not be what is on disk
         self._results: list[object] = []  # columns of rows not inserted yet
         self._journal: list[object] = []
         self.grown: set[str] = set()  # routes that got results in this transaction
@@ -89,6 +92,7 @@ class Store:
         self._dead.load()
         self._attempts = dict(sql.rows(self._connection, "SELECT identity, n FROM attempts ORDER BY id"))
         self.cap.measure()
+        self._is_stale = False
 
     def reconcile(self, routes: Mapping[str, Sequence[str]], sinks: Collection[str]) -> list[tuple[str, str, int]]:
         """Take over the routes and sinks of the config; (route, sink, results given up)."""
@@ -96,7 +100,10 @@ class Store:
 
     def begin(self) -> None:
         """Start a transaction."""
+        if self._is_stale:
+            self.rollback()
         self._connection.execute("BEGIN IMMEDIATE")
+        self._n_changes = self._connection.total_changes()
         self.cap.begin()
 
     def flush(self) -> None:
@@ -108,6 +115,9 @@ class Store:
         self.ledger.flush(self._connection)
         if self._seq != self._written_seq:
             self._connection.execute("UPDATE meta SET value = ? WHERE name = 'seq'", (self._seq,))
+        if not self._is_marked and self._connection.total_changes() != self._n_changes:
+            # With the first change of this life and not before, so that a full disk does not keep us from starting.
+            self._connection.execute("UPDATE meta SET value = 0 WHERE name = 'clean'")
 
     def commit(self) -> None:
         """Put the transaction on disk."""
@@ -116,6 +126,7 @@ class Store:
     def committed(self) -> frozenset[str]:
         """The transaction is on disk: remember it. The routes that have new results."""
         self._written_seq = self._seq
+        self._is_marked |= self._connection.total_changes() != self._n_changes
         self.seen.commit()
         for keys in self._keys.values():
             if keys.staged:
@@ -124,7 +135,11 @@ class Store:
         return grown
 
     def rollback(self) -> None:
-        """Undo the transaction under way, on disk and in memory."""
+        """Undo the transaction under way, on disk and in memory.
+
+        When the disk does not even allow to read what is on it, the next `begin` tries again.
+        """
+        self._is_stale = True
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self._results, self._journal = [], []

@@ -23,13 +23,22 @@ from gatewayd.spool.store import Store
 log = structlog.get_logger(__name__)
 
 _RETRY_S = 0.2  # a full disk may have room again; acks and deletes are what makes it
-_NO_ROOM = (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.LockedError)
+_MAX_READS = 50  # ten seconds: what cannot be read for so long is damaged, and the next start looks after it
+# What the disk may get over: full, read-only for now, a bad moment.
+_NO_ROOM = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.ReadOnlyError,
+    apsw.CantOpenError,
+)
 
 
 class Op:
     """One thing to do, and where its answer goes."""
 
-    __slots__ = ("error", "future", "is_producer", "is_read", "n_bytes", "n_results", "run", "value")
+    __slots__ = ("error", "future", "is_producer", "is_read", "n_bytes", "n_results", "n_tries", "run", "value")
 
     def __init__(
         self,
@@ -47,6 +56,7 @@ class Op:
         self.is_producer = is_producer  # told that the spool is full; others wait until it is not
         self.n_bytes = n_bytes
         self.n_results = n_results
+        self.n_tries = 0  # that the disk did not allow
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -78,7 +88,8 @@ class Writer:
         self._crash = crash
         self._idle = idle
         self._queue: queue.SimpleQueue[Op | None] = queue.SimpleQueue()
-        self._delayed: list[Op] = []  # acks and deletes that found the disk full
+        self._delayed: list[Op] = []  # acks, deletes and reads that found the disk full or out of order
+        self._retry_at_s = 0.0
         self._is_stopping = False
         self._mark = 0  # events from here on are of the transaction under way
         self.is_healthy = True
@@ -103,11 +114,13 @@ class Writer:
             writes = [op for op in ops if not op.is_read]
             grown: frozenset[str] = frozenset()
             if writes:
-                ops, grown = self._write(writes, ops)
+                grown = self._write(writes)
             for op in ops:
                 if op.is_read:
                     self._alone(op, self._read)
-            self._hand_back(ops, grown)
+            later = set(map(id, self._delayed))
+            self._hand_back([op for op in ops if id(op) not in later], grown)
+            self._idle.fold_when_long()
         for op in self._delayed:
             op.error = SpoolFull("the spool was closed while the disk was full")
         self._hand_back(self._delayed, frozenset())
@@ -115,12 +128,14 @@ class Writer:
     def _take(self) -> list[Op]:
         """Everything that waits, up to the bounds of a group; nothing when it is time to look after the file."""
         ops: list[Op] = []
+        wait_s = self._retry_at_s - time.monotonic() if self._delayed else self._idle.pause_s
+        if wait_s <= 0:  # also while producers keep coming: the acks are what makes room for them
+            ops, self._delayed = self._delayed, []
+            return ops
         try:
-            first = self._queue.get(timeout=_RETRY_S if self._delayed else self._idle.pause_s)
+            first = self._queue.get(timeout=wait_s)
         except queue.Empty:
-            if self._delayed:
-                ops, self._delayed = self._delayed, []
-            else:
+            if not self._delayed:
                 self._idle.step()
             return ops
         if self._window_s:
@@ -138,8 +153,8 @@ class Writer:
         self._is_stopping = True
         return ops
 
-    def _write(self, writes: list[Op], ops: list[Op]) -> tuple[list[Op], frozenset[str]]:
-        """Commit the writes; what is to be answered now, and the routes that have new results."""
+    def _write(self, writes: list[Op]) -> frozenset[str]:
+        """Commit the writes; the routes that have new results."""
         started_s = self._clock.monotonic()
         try:
             grown = self._transact(writes)
@@ -150,7 +165,8 @@ class Writer:
             for op in writes:
                 op.error = None
                 grown |= self._alone(op, self._transact_one) or frozenset()
-        done = [op for op in writes if op.error is None]
+        later = set(map(id, self._delayed))
+        done = [op for op in writes if op.error is None and id(op) not in later]
         report = {
             "works": sum(op.is_producer for op in done),
             "results": sum(op.n_results for op in done),
@@ -158,10 +174,7 @@ class Writer:
             "seconds": self._clock.monotonic() - started_s,
         }
         self._events.append(("commit", report))
-        if self._delayed:
-            later = set(map(id, self._delayed))
-            ops = [op for op in ops if id(op) not in later]
-        return ops, grown
+        return grown
 
     def _transact(self, ops: list[Op]) -> frozenset[str]:
         self._mark = len(self._events)
@@ -190,10 +203,7 @@ class Writer:
         except _NO_ROOM as error:
             self._undo()
             self._events.append(("no_room", {"cause": str(error)}))
-            if op.is_producer or op.is_read:
-                op.error = SpoolFull(f"the file system takes no more: {error}")
-            else:
-                self._delayed.append(op)
+            self._put_off(op, error)
             return None
         except GatewaydError as error:
             op.error = error
@@ -207,10 +217,24 @@ class Writer:
         self._undo()
         return None
 
+    def _put_off(self, op: Op, error: apsw.Error) -> None:
+        op.n_tries += 1
+        if op.is_producer:
+            op.error = SpoolFull(f"the file system takes no more: {error}")
+        elif op.is_read and op.n_tries >= _MAX_READS:
+            self.is_healthy = False
+            op.error = FatalError(f"the spool cannot be read: {error}")
+            log.error("spool cannot be read", cause=repr(error))
+        else:
+            self._delayed.append(op)
+            self._retry_at_s = time.monotonic() + _RETRY_S
+
     def _undo(self) -> None:
         del self._events[self._mark :]
         try:
             self._store.rollback()
+        except _NO_ROOM as error:  # the store reads itself anew before its next transaction
+            self._events.append(("no_room", {"cause": str(error)}))
         except apsw.Error as error:
             self.is_healthy = False
             log.error("spool cannot roll back", cause=repr(error))

@@ -5,6 +5,8 @@ Model: what was synced is there. Of what was not, any part may be there: each wr
 or deleted file's name is certain once its folder was synced, which SQLite does with the first sync of a journal or WAL.
 """
 
+import ctypes
+import errno
 import itertools
 import random
 import threading
@@ -190,3 +192,114 @@ def _torn(op: Op, draw: random.Random) -> Sequence[Op]:
         spoiled = draw.randrange(len(kept))
         kept[spoiled] = replace(kept[spoiled], data=draw.randbytes(len(kept[spoiled].data)))
     return kept
+
+
+_MMAP = ctypes.CFUNCTYPE(
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+    use_errno=True,
+)
+_FTRUNCATE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_long, use_errno=True)
+FAULTS = ("open", "read", "write", "sync", "truncate", "delete", "shm")
+
+
+class FaultyDisk(apsw.VFS):
+    """The default VFS from `faulty` on: the n-th call of a kind fails, once or from then on, as EIO or as ENOSPC.
+
+    `shm` is the mapping of the WAL's index, which apsw has no method for, and `truncate` may fail within a commit
+    without any harm, while apsw would raise it: for these two the system call itself is exchanged, under the real VFS.
+    """
+
+    def __init__(self, kind: str, n: int, *, for_ever: bool, is_full: bool = False) -> None:
+        self._kind = kind
+        self._n = n
+        self._for_ever = for_ever
+        self._is_full = is_full
+        self._lock = threading.Lock()
+        self.n_fired = 0
+        self.is_mended = False
+        super().__init__("faulty", "unix", makedefault=kind not in {"shm", "truncate"})
+
+    def fails(self, kind: str) -> bool:
+        """Count a call; whether it is one that fails."""
+        if kind != self._kind or self.is_mended:
+            return False
+        with self._lock:
+            self._n -= 1
+            is_due = self._n == 0 or (self._for_ever and self._n < 0)
+            self.n_fired += is_due
+            return is_due
+
+    def reach(self, kind: str) -> None:
+        """Pass a call of this kind, or fail as SQLite's own VFS would."""
+        if self.fails(kind):
+            if kind == "open":
+                raise apsw.CantOpenError("fault: open")
+            if self._is_full and kind == "write":
+                raise apsw.FullError(f"fault: {kind}")
+            raise apsw.IOError(f"fault: {kind}")
+
+    def xOpen(self, name, flags):  # type: ignore[no-untyped-def]
+        self.reach("open")
+        return _FaultyFile(self, name, flags)
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:
+        self.reach("delete")
+        super().xDelete(filename, syncdir)
+
+
+class _FaultyFile(apsw.VFSFile):
+    def __init__(self, disk: FaultyDisk, name, flags) -> None:  # type: ignore[no-untyped-def]
+        super().__init__("unix", name, flags)
+        self._disk = disk
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        self._disk.reach("read")
+        return super().xRead(amount, offset)
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        self._disk.reach("write")
+        super().xWrite(data, offset)
+
+    def xSync(self, flags: int) -> None:
+        self._disk.reach("sync")
+
+
+@contextmanager
+def faulty(kind: str, n: int, *, for_ever: bool, is_full: bool = False) -> Iterator[FaultyDisk]:
+    """Every connection opened within meets the fault."""
+    disk = FaultyDisk(kind, n, for_ever=for_ever, is_full=is_full)
+    libc = ctypes.CDLL(None, use_errno=True)
+    real_mmap, real_ftruncate = _MMAP(("mmap", libc)), _FTRUNCATE(("ftruncate64", libc))
+    number = errno.ENOSPC if is_full else errno.EIO
+
+    @_MMAP
+    def mmap(at: int, length: int, protection: int, flags: int, file: int, offset: int) -> int | None:
+        if disk.fails("shm"):
+            ctypes.set_errno(number)
+            return ctypes.c_void_p(-1).value
+        return real_mmap(at, length, protection, flags, file, offset)
+
+    @_FTRUNCATE
+    def ftruncate(file: int, size: int) -> int:
+        if disk.fails("truncate"):
+            ctypes.set_errno(number)
+            return -1
+        return real_ftruncate(file, size)
+
+    calls = {"shm": ("mmap", mmap), "truncate": ("ftruncate", ftruncate)}
+
+    try:
+        if kind in calls:
+            name, call = calls[kind]
+            disk.xSetSystemCall(name, ctypes.cast(call, ctypes.c_void_p).value or 0)
+        yield disk
+    finally:
+        for name, _ in calls.values():
+            disk.xSetSystemCall(name, 0)
+        disk.unregister()

@@ -1,0 +1,227 @@
+"""The n-th open, read, write, sync, truncation, deletion or mapping fails, once and for ever, until none fails.
+
+python -m benchmarks.faults.spool_io [--kinds open,read,write,sync,truncate,delete,shm] [--step 1]
+
+Whatever fails: the writer lives, who waits is answered with SpoolFull or FatalError, and nothing that was acknowledged
+is missing when the disk is well again. After one single fault the spool goes on without a restart.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import apsw
+
+from gatewayd.clock import SystemClock
+from gatewayd.config import schema
+from gatewayd.errors import GatewaydError, SpoolFull
+from gatewayd.ports import NewResult, RawMessage, Work
+from gatewayd.spool import SqliteSpool
+from tests.sim.real_spool import MIB
+from tests.sim.vfs import FAULTS, FaultyDisk, faulty
+
+ROUTES = {"direct": ("cloud",), "slow": ("cloud",)}
+_CONFIG = schema.Spool(max_bytes=4 * MIB)
+
+
+@dataclass
+class Found:
+    """What the runs showed."""
+
+    n_runs: int = 0
+    n_faults: int = 0
+    n_acked: int = 0
+    n_refused: int = 0  # works answered with SpoolFull or FatalError
+    n_not_opened: int = 0  # opening failed, in words
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether everything held."""
+        return self.n_faults > 0 and self.n_acked > 0 and not self.problems
+
+
+@dataclass
+class _Run:
+    name: str
+    disk: FaultyDisk
+    found: Found
+    is_once: bool
+    results: set[str] = field(default_factory=set)  # acknowledged to the producer
+    journal: set[int] = field(default_factory=set)
+    delivered: set[str] = field(default_factory=set)  # its ack has returned
+    offered: set[str] = field(default_factory=set)  # the cloud has it, whether the ack returned or not
+
+    def complain(self, problem: str) -> None:
+        self.found.problems.append(f"{self.name}: {problem}")
+
+
+def run_faults(folder: Path, kind: str, *, for_ever: bool, is_full: bool = False, step: int = 1) -> Found:
+    """Let the n-th call fail, n = 1, 1 + step, … until a run in which nothing failed."""
+    found = Found()
+    n, fired = 1, True
+    while fired:
+        place = folder / f"{kind}-{n}"
+        asyncio.run(_prepare(place))
+        with faulty(kind, n, for_ever=for_ever, is_full=is_full) as disk:
+            run = _Run(f"{kind} {n} {'for ever' if for_ever else 'once'}", disk, found, not for_ever)
+            asyncio.run(_one(place, run))
+        fired = disk.n_fired > 0
+        found.n_runs += 1
+        found.n_faults += disk.n_fired
+        asyncio.run(_audit(place, run))
+        shutil.rmtree(place)
+        n += step
+    return found
+
+
+def _open(folder: Path) -> SqliteSpool:
+    return SqliteSpool.open(folder / "spool.db", routes=ROUTES, when_full={}, config=_CONFIG, clock=SystemClock())
+
+
+async def _prepare(folder: Path) -> None:
+    async with _open(folder) as spool:
+        await spool.commit(_work("before"))
+
+
+def _work(key: str, size: int = 3000) -> Work:
+    data = random.Random(key).randbytes(size)
+    result = NewResult(key=key, kind="k", subject="t", time=1.0, data=data)
+    return Work(route="direct", received=1, handled=1, results=[result], seen=[key.encode()])
+
+
+async def _one(place: Path, run: _Run) -> None:
+    run.results.add("before")
+    try:
+        spool = _open(place)
+    except GatewaydError:
+        run.found.n_not_opened += 1
+        if run.is_once:
+            run.complain("one fault, and it does not open")
+        return
+    except BaseException as error:
+        run.complain(f"open raised {error!r}")
+        return
+    try:
+        async with asyncio.timeout(20):
+            await _use(spool, run)
+    except TimeoutError:
+        run.complain("somebody waits for ever")
+    finally:
+        run.disk.is_mended = not run.name.startswith("delete")  # the WAL is deleted at the end
+        try:
+            await spool.close()
+        except BaseException as error:
+            run.complain(f"close raised {error!r}")
+
+
+async def _use(spool: SqliteSpool, run: _Run) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for lane in range(2):
+            tasks.create_task(_produce(spool, run, f"{lane}"), name=f"lane[{lane}]")
+        waiting = tasks.create_task(_deliver(spool, run), name="deliver")
+        tasks.create_task(_mend_later(run.disk, waiting), name="mend")
+    if spool.is_healthy:
+        await spool.commit(_work("fresh"))  # the disk is well again, or had one fault alone
+        run.results.add("fresh")
+    elif run.is_once:
+        run.complain("unhealthy after one fault")
+
+
+async def _mend_later(disk: FaultyDisk, waiting: "asyncio.Task[None]") -> None:
+    """Acks wait as long as the disk is out of order, as documented; so it is mended when that is all that is left."""
+    await asyncio.wait([waiting], timeout=0.4)
+    disk.is_mended = True
+
+
+async def _produce(spool: SqliteSpool, run: _Run, lane: str) -> None:
+    for n in range(25):
+        key = f"{lane}-{n}"
+        if await _answered(spool.commit(_work(key)), run) is not None:
+            run.results.add(key)
+        raw = RawMessage(topic="t", payload=b"p" * 2000, time=1.0, key=key)
+        rows = await _answered(spool.commit(Work(route="slow", received=1, journal=[raw])), run)
+        run.journal |= set(rows or ())
+
+
+async def _answered(answer: Awaitable[Sequence[int]], run: _Run) -> Sequence[int] | None:
+    try:
+        rows = await answer
+    except SpoolFull:
+        run.found.n_refused += 1
+        return None
+    except GatewaydError as error:
+        run.complain(f"a producer got {error!r}, not SpoolFull")
+        return None
+    run.found.n_acked += 1
+    return rows
+
+
+async def _deliver(spool: SqliteSpool, run: _Run) -> None:
+    for _ in range(30):
+        lease = await spool.try_lease("cloud", "direct", limit=4, max_bytes=MIB)
+        if lease is None:
+            await asyncio.sleep(0.001)
+            continue
+        keys = {result.key for result in lease.results}
+        run.offered |= keys
+        await spool.ack(lease, refused={})
+        run.delivered |= keys
+
+
+async def _audit(place: Path, run: _Run) -> None:
+    async with _open(place) as spool:
+        lease = await spool.try_lease("cloud", "direct", limit=10_000, max_bytes=1 << 30)
+        there = {result.key for result in lease.results} if lease else set()
+        journal = {entry.id for entry in await spool.journal("slow", after=0, limit=10_000)}
+        if not (await spool.books()).balanced:
+            run.complain("the books do not balance")
+    lost = run.results - there - run.offered
+    if lost or run.journal - journal:
+        run.complain(f"lost {sorted(lost)} {sorted(run.journal - journal)}")
+    if run.delivered & there:
+        run.complain("acked and there again")
+    if list(place.glob("corrupt-*")):
+        run.complain("moved aside")
+    connection = apsw.Connection(str(place / "spool.db"))
+    if connection.pragma("integrity_check") != "ok":
+        run.complain("integrity_check")
+    connection.close()
+
+
+def cases(kinds: Sequence[str] = FAULTS) -> list[tuple[str, bool, bool]]:
+    """Kind, for ever or once, as ENOSPC or as EIO."""
+    return [
+        (kind, for_ever, is_full)
+        for kind in kinds
+        for for_ever in (False, True)
+        for is_full in ((False, True) if kind in {"write", "truncate", "shm"} else (False,))
+    ]
+
+
+def main() -> None:
+    """Print a line of JSON for each case; the exit status says whether everything held."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", default=",".join(FAULTS))
+    parser.add_argument("--step", type=int, default=1)
+    args = parser.parse_args()
+    is_good = True
+    for kind, for_ever, is_full in cases(args.kinds.split(",")):
+        started_s = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            found = run_faults(Path(folder), kind, for_ever=for_ever, is_full=is_full, step=args.step)
+        line = {"test": "io_fault", "subject": "gatewayd", "kind": kind, "for_ever": for_ever, "full": is_full}
+        print(json.dumps({**line, **vars(found), "seconds": round(time.monotonic() - started_s, 1)}), flush=True)
+        is_good &= found.is_good
+    raise SystemExit(not is_good)
+
+
+if __name__ == "__main__":
+    main()
