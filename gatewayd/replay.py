@@ -2,15 +2,17 @@
 
 A recording is NDJSON, one message a line: `{"topic": …, "payload": …}` with, where wanted, `time` (seconds since the
 epoch), `qos`, `retain`, `content_type`, `properties`. A payload that is a string is sent as it is, any other JSON as
-JSON; `payload_base64` is for bytes.
+JSON; `payload_base64` is for bytes. Other fields are ignored, so that a recorder may note what it likes.
+
+A line that cannot be read ends the recording there: what stood before it is answered, and then the error is told.
 """
 
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -24,14 +26,14 @@ class RecordingError(GatewaydError):
     """The recording cannot be read: the message names the file and the line."""
 
 
-class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a recording."""
 
     topic: str
-    payload: msgspec.Raw | None = None
+    payload: msgspec.Raw = msgspec.Raw(b"")  # as JSON
     payload_base64: str | None = None
     time: float | None = None
-    qos: int = 1
+    qos: Annotated[int, msgspec.Meta(ge=0, le=2)] = 1
     retain: bool = False
     content_type: str = ""
     properties: tuple[tuple[str, str], ...] = ()
@@ -40,16 +42,20 @@ class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """The payload as it was on the wire. Raises ValueError on bad base64."""
         if self.payload_base64 is not None:
             return base64.b64decode(self.payload_base64, validate=True)
-        if self.payload is None:
-            return b""
         text = bytes(self.payload)
         return msgspec.json.decode(text, type=str).encode() if text.startswith(b'"') else text
 
 
-def read_recording(path: Path) -> Iterator[Recorded]:
-    """The messages of a recording, one at a time. Raises RecordingError naming file and line."""
+def read_recording(path: Path, progress: Callable[[int], None] = lambda _: None) -> Iterator[Recorded]:
+    """The messages of a recording, one at a time; `progress` is told how many bytes have been read.
+
+    Raises RecordingError naming file and line.
+    """
+    n_read_bytes = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            n_read_bytes += len(line)
+            progress(n_read_bytes)
             if not line.strip():
                 continue
             try:
@@ -77,7 +83,10 @@ class RecordedClock(SystemClock):
 
 
 class RecordedSource:
-    """The seam Source over a recording. `finished` is set when the last message was taken in."""
+    """The seam Source over a recording.
+
+    `finished` is set when the last message was taken in, or a line could not be read: `failure` then says why.
+    """
 
     acks_after_commit = True
     protocol = 5
@@ -88,6 +97,7 @@ class RecordedSource:
         self._keys = keys
         self._clock = clock
         self.finished = asyncio.Event()
+        self.failure: RecordingError | None = None
         self.n_messages = 0
 
     async def run(self) -> None:
@@ -96,13 +106,21 @@ class RecordedSource:
 
     async def messages(self) -> AsyncIterator[RawMessage]:
         """The recording, in order; then silence, as on a bus."""
-        for recorded in self._recording:
+        recording = iter(self._recording)
+        while (recorded := self._next(recording)) is not None:
             self.n_messages += 1
             yield self._raw(recorded)
             if self.n_messages % 256 == 0:
                 await asyncio.sleep(0)  # the other stages are on the same loop
         self.finished.set()
         await asyncio.Event().wait()
+
+    def _next(self, recording: Iterator[Recorded]) -> Recorded | None:
+        try:
+            return next(recording, None)
+        except RecordingError as failure:
+            self.failure = failure
+            return None
 
     def _raw(self, recorded: Recorded) -> RawMessage:
         payload = recorded.payload_bytes()

@@ -3,26 +3,54 @@
 """
 
 import sys
+from pathlib import Path
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; RestartPreventExitStatus in the unit
+EXIT_INTERRUPTED = 130  # what a shell gives for SIGINT
+
+NO_CONFIG_HINT = "name the config with --config; without it that is /etc/gatewayd/gatewayd.toml, else ./config.toml"
 
 
 def main() -> None:
     """Entry point of `gatewayd`: errors meant for a person leave as words, not as a traceback."""
     from gatewayd.cli.app import app
-    from gatewayd.errors import ConfigError, GatewaydError
+    from gatewayd.errors import GatewaydError
 
     try:
         app()
-    except ConfigError as error:
-        print(f"gatewayd: {error}", file=sys.stderr)
-        print(f"hint: {error.hint}", file=sys.stderr)
-        sys.exit(EXIT_CONFIG)
-    except GatewaydError as error:
-        print(f"gatewayd: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+    except (GatewaydError, OSError, ExceptionGroup) as error:
+        sys.exit(_tell(error))
+
+
+def _tell(error: Exception) -> int:
+    """Say what went wrong, and what to do; the exit status. What nobody foresaw goes on as it is, a traceback."""
+    from gatewayd.errors import ConfigError, GatewaydError
+
+    leaf = _leaf(error)
+    if isinstance(leaf, GatewaydError):
+        print(f"gatewayd: {leaf}", file=sys.stderr)
+        if hint := config_hint(leaf):
+            print(f"hint: {hint}", file=sys.stderr)
+        return EXIT_CONFIG if isinstance(leaf, ConfigError) else EXIT_FAILED
+    if isinstance(leaf, OSError) and leaf.filename is not None:  # a file of the user's: there is nothing to debug
+        print(f"gatewayd: {leaf.filename}: {leaf.strerror}", file=sys.stderr)
+        return EXIT_FAILED
+    raise error
+
+
+def config_hint(error: Exception) -> str:
+    """What to do about an error; for a config that is not there, how to name another."""
+    for problem in getattr(error, "problems", ()):
+        if problem.problem.startswith("cannot be read") and not Path(problem.file).exists():
+            return NO_CONFIG_HINT
+    return str(getattr(error, "hint", ""))
+
+
+def _leaf(error: Exception) -> Exception:
+    """The one error in a group of one, however deep; the group itself when there are several."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,11 +1,14 @@
 """How commands print: plain tables for people, JSON for scripts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from gatewayd.spool.books import Books
 
 
 def print_json(value: object) -> None:
@@ -22,6 +25,16 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     Console().print(table)
+
+
+def book_lines(books: Books) -> list[str]:
+    """Both books in a line each, summed over routes and sinks."""
+    lines = []
+    for name, entered in (("messages", "received"), ("results", "produced")):
+        book: Any = books.totals()[name]
+        rest = "  ".join(f"{line} {n}" for line, n in book.items() if line != entered)
+        lines.append(f"[bold]{name}[/bold]: {entered} {book[entered]} = {rest}")
+    return lines
 
 
 def human_bytes(size: float) -> str:

@@ -3,14 +3,18 @@
 import asyncio
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from gatewayd import __version__
 from gatewayd.checked import load_checked
+from gatewayd.cli.output import book_lines
 from gatewayd.cli.samples import run_samples_file
 from gatewayd.config.environment import Environment, Paths, gateway_id, read_environment, resolve_paths
 from gatewayd.config.schema import Config, FileSink
@@ -18,7 +22,7 @@ from gatewayd.daemon import Life, close_parts, run_parts
 from gatewayd.events import event_json
 from gatewayd.logs import set_up
 from gatewayd.ports import StoredResult
-from gatewayd.replay import Recorded, RecordedClock, RecordedSource, read_recording
+from gatewayd.replay import Recorded, RecordedClock, RecordedSource, RecordingError, read_recording
 from gatewayd.spool.books import Books
 from gatewayd.telemetry import Telemetry
 from gatewayd.wiring import Ground, build, enabled_routes, lay_ground
@@ -54,13 +58,42 @@ async def replay_file(recording: Path, config_path: Path, *, update: bool) -> bo
         paths = msgspec.structs.replace(
             resolve_paths(config, environment, config_path), state_dir=Path(folder), spool=Path(folder) / "spool.db"
         )
-        books = await replay(config, paths, environment, read_recording(recording))
-    totals = books.totals()
-    typer.echo(f"messages {totals['messages']}, results {totals['results']}", err=True)
-    return books.balanced
+        with _bar(recording) as progress:
+            replayed = await replay(config, paths, environment, read_recording(recording, progress))
+    _summarize(replayed.books)
+    if replayed.failure is not None:
+        raise replayed.failure
+    return replayed.books.balanced
 
 
-async def replay(config: Config, paths: Paths, environment: Environment, recording: Iterable[Recorded]) -> Books:
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What came of a recording."""
+
+    books: Books
+    failure: RecordingError | None  # the line that ended it before its end
+
+
+def _summarize(books: Books) -> None:
+    """Both books on standard error: standard output is for results alone."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    for line in book_lines(books):
+        console.print(line)
+    for place, reasons in books.reasons.items():
+        console.print(f"  {place}: " + ", ".join(f"{reason} {n}" for reason, n in reasons.items()))
+    console.print("Both books balance." if books.balanced else "THE BOOKS DO NOT BALANCE.")
+
+
+@contextmanager
+def _bar(recording: Path) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, where that is a terminal and nobody reads the results on it."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal or sys.stdout.isatty()) as progress:
+        task = progress.add_task(recording.name, total=max(1, recording.stat().st_size))
+        yield lambda n_bytes: progress.update(task, completed=n_bytes)
+
+
+async def replay(config: Config, paths: Paths, environment: Environment, recording: Iterable[Recorded]) -> Replayed:
     """Run the real parts over a recording, print the results, close every window, and give the books."""
     telemetry = Telemetry.build(config.telemetry, environment, gateway=gateway_id(config), version=__version__)
     clock = RecordedClock()
@@ -76,7 +109,7 @@ async def replay(config: Config, paths: Paths, environment: Environment, recordi
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_stop_at_the_end(parts.source, life), name="end of recording")
             await run_parts(parts, life, flush=True)
-        return await parts.spool.books()
+        return Replayed(await parts.spool.books(), parts.source.failure)
     finally:
         await close_parts(parts)
         await asyncio.to_thread(telemetry.shutdown)
