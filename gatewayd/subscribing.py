@@ -83,9 +83,12 @@ def overlap(a: str, b: str) -> bool:
 
 
 def _levels(topic_filter: str) -> list[str]:
-    """The levels; `#` alone is `+/#`, which matches the same, as a topic has at least one level."""
+    """The levels, in a form that tells what is matched.
+
+    A topic has at least one character ([MQTT-4.7.3-1]): so `#` matches what `+/#` does, and `/#` what `/+/#` does.
+    """
     levels = plain_filter(topic_filter).split("/")
-    return ["+", "#"] if levels == ["#"] else levels
+    return {"#": ["+", "#"], "/#": ["", "+", "#"]}.get("/".join(levels), levels)
 
 
 def _may_share_first(level: str, other: str) -> bool:

@@ -12,6 +12,7 @@ from gatewayd.subscribing import covers, overlap, plan_subscriptions
         ("#", "+/#", True),
         ("+/#", "#", True),
         ("+/+/#", "#", False),
+        ("/+/#", "/#", True),
         ("#", "$SYS/#", False),
         ("$SYS/#", "$SYS/broker/+", True),
         ("+/a", "$x/a", False),
@@ -32,6 +33,7 @@ def test_one_filter_covers_another(general: str, special: str, expected: bool) -
         ("a/b/#", "a/+", True),
         ("#", "$SYS/x", False),
         ("a", "a/b", False),
+        ("/#", "+", False),
     ],
 )
 def test_two_filters_overlap(a: str, b: str, expected: bool) -> None:
