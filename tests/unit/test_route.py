@@ -289,3 +289,14 @@ async def journal_only(rig: Any) -> None:
     rig.part().context.runner = HandlerRunner("r", held)
     rig.start()
     await rig.acked(20)
+
+
+async def test_without_spans_of_our_own_a_result_keeps_the_context_its_message_came_with(tmp_path: Path) -> None:
+    theirs = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with stages(tmp_path, {"r": Scripted()}) as rig:
+        rig.send(1, properties=(("traceparent", theirs),))
+        rig.send(2)
+
+        await rig.acked(2)
+
+        assert [result.traceparent for result in await rig.stored()] == [theirs, ""]
