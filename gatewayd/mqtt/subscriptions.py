@@ -83,8 +83,11 @@ class Subscriptions:
             for one in self._now.current
         )
         if generation != self._now.current:
-            self._now = Subscribed((generation, *self._now.generations[1:]), self._now.stale)
+            # What is refused may still be held under an older identifier, and alone: then it yields to nobody any more.
+            older = () if any(one.is_refused for one in generation) else self._now.generations[1:]
+            self._now = Subscribed((generation, *older), self._now.stale)
             self._copies = Copies(self._now.generations)
+            self._save(self._now)  # before anything is taken back; once, as long as the broker does not change its mind
         if refused := [name for name, code in code_of.items() if code >= 0x80]:
             log.error(
                 "the broker refused subscriptions",
