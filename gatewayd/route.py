@@ -19,6 +19,7 @@ import structlog
 from gatewayd.answer import HandlerRunner
 from gatewayd.api import Batch, Message, Window
 from gatewayd.config import schema
+from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import RejectedError, SpoolFull, TransientError
 from gatewayd.payloads import Decoder
 from gatewayd.ports import Clock, DeadLetter, Draw, NewResult, RawMessage, Source, Spool, Work
@@ -82,6 +83,7 @@ class RouteContext:
     draw: Draw
     max_payload_bytes: int
     tag: bytes  # see gatewayd.intake.Inlet
+    crash: CrashPoint = NO_CRASH
     in_call: asyncio.Lock = field(default_factory=asyncio.Lock)  # held from an attempt at journal entries to its commit
 
 
@@ -242,7 +244,9 @@ async def _settle(context: RouteContext, queue: RouteQueue, batches: Sequence[_H
     await commit(context, work)
     tokens = [receipt.token for batch in batches for receipt in batch.receipts if receipt.passed()]
     if tokens:
+        context.crash.reach("route.before_ack")
         await context.source.ack(tokens)
+        context.crash.reach("route.after_ack")
     queue.passed(sum(batch.n_messages for batch in batches))
 
 

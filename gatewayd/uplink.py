@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from gatewayd.config import schema
+from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.delivery import Delivery, Part, Settled
 from gatewayd.errors import BatchRefused, BatchTooLarge, ConfigError, SinkUnavailable
 from gatewayd.gate import Gate, GateReport, Room, Standing, reason_of
@@ -78,6 +79,7 @@ class _Uplink:
     report: UplinkReport
     gate: Gate
     room: Room
+    crash: CrashPoint
 
 
 async def run_uplink(
@@ -90,6 +92,7 @@ async def run_uplink(
     draw: Draw,
     clock: Clock,
     report: UplinkReport,
+    crash: CrashPoint = NO_CRASH,
 ) -> None:
     """Run until cancelled. One task a route: order within a route, none between routes."""
     gate = Gate(
@@ -97,7 +100,15 @@ async def run_uplink(
     )
     room = Room(max_batch=config.max_batch, max_batch_bytes=config.max_batch_bytes, max_probe=config.max_probe)
     up = _Uplink(
-        sink_name=sink_name, spool=spool, sink=sink, config=config, clock=clock, report=report, gate=gate, room=room
+        sink_name=sink_name,
+        spool=spool,
+        sink=sink,
+        config=config,
+        clock=clock,
+        report=report,
+        gate=gate,
+        room=room,
+        crash=crash,
     )
     async with asyncio.TaskGroup() as tasks:
         for route in routes:
@@ -121,7 +132,9 @@ async def _run_route(up: _Uplink, route: str) -> None:
             await up.spool.nack(lease, delay_s=delay_s)
             continue
         refused = delivery.outcome()
+        up.crash.reach("uplink.after_answer")
         await up.spool.ack(lease, refused=refused)
+        up.crash.reach("uplink.after_ack")
         if refused:
             _tell_refused(up, route, refused)
 
@@ -148,6 +161,7 @@ async def _send(up: _Uplink, standing: Standing, delivery: Delivery, part: Part,
     """Send one part and settle it; seconds to wait when the sink did not confirm it."""
     began_s = up.clock.monotonic()
     was_away = up.gate.is_away
+    up.crash.reach("uplink.before_send")
     try:
         with up.report.upload(up.sink_name, standing.route, part):
             async with asyncio.timeout(up.config.timeout_s):

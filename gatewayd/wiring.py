@@ -23,6 +23,7 @@ from gatewayd.clock import SystemClock
 from gatewayd.config import schema
 from gatewayd.config.environment import Environment, Paths, gateway_id
 from gatewayd.config.secrets import read_secret
+from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.events import event_json, event_time
 from gatewayd.intake import Inlet, Losses
 from gatewayd.journal import Wake
@@ -56,6 +57,7 @@ class Ground:
     telemetry: Telemetry
     clock: Clock
     keys: KeyMaker
+    crash: CrashPoint = NO_CRASH
 
     def secret(self, secret: schema.Secret, key: str) -> str:
         """The secret's value. Raises ConfigError naming `key`."""
@@ -119,6 +121,7 @@ def lay_ground(
         telemetry=telemetry,
         clock=clock or SystemClock(),
         keys=KeyMaker(secrets.token_hex(8)),
+        crash=CrashPoint(environment.crash or ""),
     )
 
 
@@ -207,6 +210,7 @@ def _build_route(
         clock=ground.clock,
         draw=random.random,
         max_payload_bytes=ground.config.source.max_payload_bytes,
+        crash=ground.crash,
         tag=hashlib.blake2b(name.encode(), digest_size=4).digest(),
     )
     return RoutePart(

@@ -12,13 +12,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.faults import kills
+from benchmarks.faults import kills, points
 from benchmarks.faults.bench import Case, Run, table
 from tests.sim.mosquitto import find_mosquitto
 from tests.sim.oracle import Line
 
 CASES: Mapping[int, tuple[str, Case]] = {
     1: ("kill -9 at random moments", kills.run),
+    2: ("kill -9 at every named point", points.run),
 }
 ALTERNATIVES: Mapping[int, Case] = {}
 _RESULTS = Path(__file__).parents[1] / "results" / "faults.jsonl"

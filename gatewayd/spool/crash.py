@@ -1,32 +1,5 @@
-"""Crash points: places where a test ends the process as a power cut would, with nothing cleaned up.
+"""The spool's crash points are those of gatewayd.crash."""
 
-The spec is `name` or `name:n` (the n-th time the point is passed, counted from 1). Who reads it from the environment
-(`GATEWAYD_CRASH`) is the config; an empty spec costs one comparison.
-"""
+from gatewayd.crash import CrashPoint
 
-import os
-
-from gatewayd.errors import ConfigError
-
-POINTS = ("spool.before_commit", "spool.after_commit")
-
-_EXIT_STATUS = 137  # what a shell reports for SIGKILL
-
-
-class CrashPoint:
-    """Counts down to the one point that was asked for."""
-
-    def __init__(self, spec: str) -> None:
-        name, _, times = spec.partition(":")
-        if spec and not (name in POINTS and (times or "1").isdigit()):
-            raise ConfigError("GATEWAYD_CRASH", f"{spec!r} is none of {', '.join(POINTS)}, with :n behind it or not")
-        self._name = name
-        self._left = int(times or "1")
-
-    def reach(self, name: str) -> None:
-        """Pass the point `name`; does not return when it was the n-th time."""
-        if name != self._name:
-            return
-        self._left -= 1
-        if self._left <= 0:
-            os._exit(_EXIT_STATUS)
+__all__ = ["CrashPoint"]
