@@ -1,6 +1,7 @@
 """A journaled route: acknowledged when the raw message is on disk, answered from there, each effect once."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gatewayd.api import Batch, Message
 from gatewayd.config.schema import WindowLimits
 from gatewayd.errors import ModelError, RejectedError, TransientError
 from gatewayd.journal import window_key_of
+from gatewayd.ports import JournalEntry, RawMessage, Work
 from tests.sim.clock import ManualClock, settle
 from tests.sim.handlers import Scripted, echo, failing, raising_on, summarize
 from tests.sim.stages import Rig, stages, until
@@ -274,6 +276,30 @@ async def test_the_clock_closes_no_window_while_messages_are_on_their_way_into_t
         await settle()
         assert not any(work.done for work in held.works)
         held.open.set()
+
+        await rig.settled(received=2, handled=2)
+        assert [data["values"] for data in await rig.data()] == [[1, 2]]
+
+
+async def test_what_is_journaled_just_after_the_last_look_still_finds_its_window_open(tmp_path: Path) -> None:
+    clock = ManualClock(now=1000.0)
+    async with stages(tmp_path, {"r": Scripted(summarize)}, windowed(every_s=10.0), clock=clock) as rig:
+        rig.send(1)
+        await rig.acked(1)
+        await until(lambda: not rig.part().wake.arrived.is_set())
+        spool, wake = rig.parts.spool, rig.part().wake
+        look, late = spool.journal, [RawMessage(topic="t/a", payload=b"2", time=1001.0, key="late", qos=1)]
+
+        async def journal(route: str, *, after: int, limit: int) -> Sequence[JournalEntry]:
+            entries = await look(route, after=after, limit=limit)
+            if not entries and late:
+                await spool.commit(Work(route="r", received=1, journal=[late.pop()]))
+                wake.arrived.set()
+            return entries
+
+        spool.journal = journal  # type: ignore[method-assign]
+        await clock.advance(10.0)
+        wake.arrived.set()
 
         await rig.settled(received=2, handled=2)
         assert [data["values"] for data in await rig.data()] == [[1, 2]]
