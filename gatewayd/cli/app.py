@@ -88,7 +88,7 @@ def demo(
     """The main job before your eyes: broker, devices, models, spool, a cloud that is cut and restored."""
     from gatewayd.cli.demo.show import run_demo
 
-    if not asyncio.run(run_demo(seconds=seconds, as_json=as_json, keep=keep, models_dir=models_dir)):
+    if not run_demo(seconds=seconds, as_json=as_json, keep=keep, models_dir=models_dir):
         raise typer.Exit(EXIT_FAILED)
 
 

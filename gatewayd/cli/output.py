@@ -11,6 +11,15 @@ from rich.table import Table
 from gatewayd.spool.books import Books
 
 
+def quiet_logs() -> None:
+    """Only warnings, on standard error: a command's output is its own words."""
+    from gatewayd.config.environment import read_environment
+    from gatewayd.config.schema import Log
+    from gatewayd.logs import set_up
+
+    set_up(Log(level="warning", format="console"), read_environment())
+
+
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -27,21 +27,21 @@ def prepare(folder: Path, say: Say) -> DemoModels:
     return DemoModels(
         folder=folder,
         pumps=_fitted(folder, say),
-        encoder=_fetched("minilm-int8", folder, say),
-        language=_fetched("gemma3-270m", folder, say),
+        encoder=_fetched("minilm-int8", folder, say, "Log lines stay without labels"),
+        language=_fetched("gemma3-270m", folder, say, "Summaries are extractive"),
     )
 
 
-def _fetched(name: str, folder: Path, say: Say) -> bool:
+def _fetched(name: str, folder: Path, say: Say, without: str) -> bool:
     from gatewayd.cli.models import fetch_with_progress
 
     if (folder / name / "model.toml").exists():
         return True
-    say(f"Fetching {name} (once) ...")
+    say(f"Fetching {name}, once ...")
     try:
         fetch_with_progress([name], folder)
     except ModelError as error:
-        say(f"Without {name}: {error}")
+        say(f"{without}, for {name} cannot be had: {error}")
         return False
     return True
 
@@ -49,7 +49,7 @@ def _fetched(name: str, folder: Path, say: Say) -> bool:
 def _fitted(folder: Path, say: Say) -> bool:
     if (folder / "pumps" / "model.toml").exists():
         return True
-    say("Fitting a model on recordings of four other pumps (once) ...")
+    say("Fitting a model on recordings of four other pumps, once ...")
     from gatewayd.models.fit_series import fit_series
 
     try:
@@ -65,7 +65,7 @@ def _fitted(folder: Path, say: Say) -> bool:
                 window=16,
             )
     except ModelError as error:
-        say(f"Without a model for the pumps: {error}")
+        say(f"Pumps are not watched, for no model can be fitted: {error}")
         return False
     say(f"  {report.windows} windows, F1 {report.f1:.3f} on a pump it was not fitted on")
     return True

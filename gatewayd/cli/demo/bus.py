@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mqttium.api import AsyncClient
 
 from gatewayd.cli.demo.devices import SAMPLES_PER_S, Freezer, Plc, Pump
-from gatewayd.cli.demo.scene import Scene
+from gatewayd.cli.demo.scene import LOG_LINES, Scene
 
 
 async def connect(client_id: str, port: int) -> AsyncClient:
@@ -20,20 +20,20 @@ async def run_devices(port: int, fast: Sequence[Pump | Freezer], slow: Sequence[
     """Readings four times a second, log lines once a second, until cancelled."""
     client = await connect("demo-devices", port)
     tick = 0
+    scene.begin()
     while True:
         due = [*fast, *(slow if tick % SAMPLES_PER_S == 0 else [])]
         for device in due:
             message = device.publish()
+            scene.published(_kind(device), message.topic)
             receipt = await client.publish(message.topic, message.payload, qos=1)
-            scene.sent[_kind(device)] += 1
             await receipt.wait()
-            scene.acked += 1
         tick += 1
         await asyncio.sleep(1 / SAMPLES_PER_S)
 
 
 def _kind(device: Pump | Freezer | Plc) -> str:
-    return {Pump: "pump readings", Freezer: "freezer readings", Plc: "PLC log lines"}[type(device)]
+    return {Pump: "pump readings", Freezer: "freezer readings", Plc: LOG_LINES}[type(device)]
 
 
 async def run_listener(port: int, scene: Scene) -> None:

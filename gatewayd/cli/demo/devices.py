@@ -40,7 +40,7 @@ class Pump:
         """The next reading."""
         self._n_samples += 1
         seconds = self._n_samples / SAMPLES_PER_S
-        self.cavitating = self._faulty and (seconds % 30.0) > 18.0
+        self.cavitating = self._faulty and 11.0 < seconds % 30.0 < 20.0
         noise = self._random.gauss
         load = 1.0 + 0.05 * math.sin(seconds / 7 + self._phase)
         vibration = self._bias * (2.0 + 0.2 * math.sin(seconds * 5 + self._phase)) * load + noise(0, 0.12)
@@ -72,7 +72,7 @@ class Freezer:
     def publish(self) -> Publication:
         """The next reading as a message."""
         self._n_samples += 1
-        is_open = self._door and (self._n_samples / SAMPLES_PER_S) % 40.0 > 24.0
+        is_open = self._door and 4.0 < (self._n_samples / SAMPLES_PER_S) % 40.0 < 14.0
         target, pace = (-6.0, 0.02) if is_open else (-20.0, 0.03)
         self._temperature += (target - self._temperature) * pace + self._random.gauss(0, 0.05)
         return Publication(f"store/{self.name}/temperature", f"{self._temperature:.2f}")
@@ -104,7 +104,7 @@ class Plc:
     def publish(self) -> Publication:
         """The next log line as a message."""
         self._n_lines += 1
-        trouble = self._n_lines % 24 > 17 and self._random.random() < 0.7
+        trouble = 6 < self._n_lines % 24 < 14 and self._random.random() < 0.7
         template = self._random.choice(_TROUBLE if trouble else _ROUTINE)
         draw = self._random.randint
         line = template.format(

@@ -5,11 +5,10 @@ The daemon is a process of its own with an ordinary config; what the demo says a
 """
 
 import asyncio
-import socket
-import sys
+import importlib.util
+import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,127 +17,121 @@ from rich.live import Live
 
 from gatewayd.cli.cloud import LocalCloud
 from gatewayd.cli.demo import config as demo_config
-from gatewayd.cli.demo.bundles import prepare
+from gatewayd.cli.demo import stage
+from gatewayd.cli.demo.bundles import DemoModels, prepare
 from gatewayd.cli.demo.bus import run_devices, run_listener
 from gatewayd.cli.demo.devices import plant
-from gatewayd.cli.demo.scene import Scene
+from gatewayd.cli.demo.scene import LOG_LINES, Scene
 from gatewayd.cli.demo.view import draw, line
 from gatewayd.cli.models import cache_dir
-from gatewayd.cli.output import print_json
+from gatewayd.cli.output import book_lines, print_json, quiet_logs
 from gatewayd.errors import GatewaydError
 from gatewayd.spool.books import Books
-from gatewayd.spool.reader import SpoolReader
 
-_START_S = 60.0
-_STOP_S = 40.0
 _DRAIN_S = 15.0
 _LOOK_S = 0.25
+_LINE_LOOKS = 8  # a line of state every so many looks, where there is no terminal
 
 
-async def run_demo(*, seconds: float, as_json: bool, keep: Path | None, models_dir: Path | None) -> bool:
-    """Run it. True when both books balance at the end and nothing waits that the cloud should have."""
-    console = Console(stderr=as_json)
-    models = await asyncio.to_thread(prepare, (models_dir or cache_dir() / "demo-models").absolute(), console.print)
+def run_demo(*, seconds: float, as_json: bool, keep: Path | None, models_dir: Path | None) -> bool:
+    """Run it. True when both books balance at the end."""
+    quiet_logs()
+    if importlib.util.find_spec("amqtt") is None:
+        raise GatewaydError("the demo's own broker is missing: pip install 'gatewayd[demo]'")
+    if keep is not None and (keep / "state" / "spool.db").exists():
+        raise GatewaydError(f"{keep} holds the spool of an earlier demo: name another folder, or remove it")
+    console = Console(stderr=as_json, soft_wrap=True, highlight=False)
+    folder = (models_dir or cache_dir() / "demo-models").absolute()
+    models = prepare(folder, lambda words: console.print(words, markup=False))
     with tempfile.TemporaryDirectory(prefix="gatewayd-demo-") as temporary:
-        folder = Path(temporary) if keep is None else keep
-        folder.mkdir(parents=True, exist_ok=True)
-        ports = demo_config.Ports(*free_ports(3))
-        config = demo_config.write(folder, ports, models)
-        scene = Scene()
-        console.print(
-            f"Config: {config}   log: {folder / 'gatewayd.log'}   metrics: http://127.0.0.1:{ports.web}/metrics"
-        )
-        await play(folder, ports, config, scene, seconds, console)
-        books = read_books(folder)
-        n_dead = sum(book.get("dead", 0) for book in books.messages.values())
-    show_books(books, scene, n_dead, as_json=as_json, console=console)
+        place = Path(temporary) if keep is None else keep
+        place.mkdir(parents=True, exist_ok=True)
+        scene, books = asyncio.run(_run(place, models, seconds, console))
+    if as_json:
+        print_json(books.totals())
+    else:
+        show_books(books, scene, models, console)
+        if keep is not None:
+            console.print(f"Look into it: gatewayd spool audit --config {keep / 'config.toml'}", markup=False)
     return books.balanced
 
 
-async def play(
-    folder: Path, ports: demo_config.Ports, config: Path, scene: Scene, seconds: float, console: Console
-) -> None:
-    """Broker, daemon, cloud and devices, for as long as asked; everything is stopped when this returns."""
+async def _run(folder: Path, models: DemoModels, seconds: float, console: Console) -> tuple[Scene, Books]:
+    ports = demo_config.Ports(*stage.free_ports(3))
+    config = demo_config.write(folder, ports, models)
+    console.print(f"Config {config}, log {folder / 'gatewayd.log'}, metrics http://127.0.0.1:{ports.web}/metrics")
+    scene = Scene(seconds)
     cloud = LocalCloud()
     await cloud.start(ports.cloud)
-    command = [sys.executable, "-m", "gatewayd"]
     try:
-        async with (
-            child(
-                [sys.executable, "-m", "gatewayd.cli.demo.broker", str(ports.broker)], folder / "broker.log"
-            ) as broker,
-            child([*command, "run", "--config", str(config)], folder / "gatewayd.log") as daemon,
-        ):
-            await asyncio.wait_for(_ready(broker, daemon, ports, folder), _START_S)
-            await _act(folder, ports, scene, cloud, seconds, console)
-            daemon.terminate()
-            await asyncio.wait_for(daemon.wait(), _STOP_S)
+        async with stage.broker(ports.broker, folder) as broker, stage.daemon(config, ports, folder) as daemon:
+            await _play(folder, ports, scene, cloud, console, [broker, daemon])
     finally:
         scene.stored = cloud.unique
         await cloud.stop()
+    return scene, await asyncio.to_thread(stage.read_books, folder)
 
 
-async def _ready(
-    broker: asyncio.subprocess.Process, daemon: asyncio.subprocess.Process, ports: demo_config.Ports, folder: Path
+async def _play(
+    folder: Path,
+    ports: demo_config.Ports,
+    scene: Scene,
+    cloud: LocalCloud,
+    console: Console,
+    children: list[stage.Child],
 ) -> None:
-    assert broker.stdout is not None
-    await broker.stdout.readline()
-    while not await answers(ports.web):
-        if daemon.returncode is not None:
-            log = (folder / "gatewayd.log").read_text(errors="replace")[-2000:]
-            raise GatewaydError(f"the daemon ended with status {daemon.returncode}:\n{log}")
-        await asyncio.sleep(0.05)
-
-
-async def answers(port: int) -> bool:
-    """Whether the daemon is ready and connected to the broker."""
-    import aiohttp
-
-    try:
-        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/status") as response:
-            return bool((await response.json())["broker"]["connected"])
-    except aiohttp.ClientError:
-        return False
-
-
-async def _act(
-    folder: Path, ports: demo_config.Ports, scene: Scene, cloud: LocalCloud, seconds: float, console: Console
-) -> None:
+    """Devices, listener, view and script, for as long as asked or until Ctrl-C."""
     fast, slow = plant(seed=7)
+    stop = _stop_on_signal()
     async with asyncio.TaskGroup() as tasks:
+        watching = [tasks.create_task(child.watch(), name=f"watch[{child.name}]") for child in children]
         listener = tasks.create_task(run_listener(ports.broker, scene), name="listener")
         devices = tasks.create_task(run_devices(ports.broker, fast, slow, scene), name="devices")
         looking = tasks.create_task(_look(folder, scene, cloud, console), name="view")
-        await _script(scene, cloud, seconds)
+        await _script(scene, cloud, stop)
         devices.cancel()
         await _drained(scene)
-        looking.cancel()
-        listener.cancel()
+        for task in (looking, listener, *watching):
+            task.cancel()
 
 
-async def _script(scene: Scene, cloud: LocalCloud, seconds: float) -> None:
+def _stop_on_signal() -> asyncio.Event:
+    """Set by the first Ctrl-C or SIGTERM; a second one ends the process at once."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def caught() -> None:
+        stop.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, caught)
+    return stop
+
+
+async def _script(scene: Scene, cloud: LocalCloud, stop: asyncio.Event) -> None:
     """A third of the time with the cloud, a third without, a third with it again."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    steps: list[tuple[float, str, Callable[[], object]]] = [
-        (
-            end - seconds * 2 / 3,
-            "The cloud is cut off. Results pile up in the spool; the local bus notices nothing.",
-            cloud.cut,
-        ),
-        (end - seconds / 3, "The cloud is back. The spool drains.", cloud.restore),
-        (end, "The devices stop.", _nothing),
+    end_s = loop.time() + scene.seconds
+    cut = "The cloud is cut off. Results pile up in the spool; the local bus notices nothing."
+    steps: list[tuple[float, str, Callable[[], Coroutine[Any, Any, None]]]] = [
+        (end_s - scene.seconds * 2 / 3, cut, cloud.cut),
+        (end_s - scene.seconds / 3, "The cloud is back. The spool drains.", cloud.restore),
+        (end_s, "The devices stop.", cloud.restore),
     ]
-    for at, words, act in steps:
-        while loop.time() < at:
-            scene.left_s = end - loop.time()
-            await asyncio.sleep(min(0.25, max(0.0, at - loop.time())))
-        await act()  # type: ignore[misc]
-        scene.events.append(words)
-
-
-async def _nothing() -> None:
-    return None
+    for at_s, words, act in steps:
+        while (left_s := at_s - loop.time()) > 0 and not stop.is_set():
+            scene.left_s = end_s - loop.time()
+            await asyncio.sleep(min(_LOOK_S, left_s))
+        if stop.is_set():
+            await cloud.restore()
+            scene.left_s = 0.0
+            scene.tell("Interrupted: the devices stop, the spool drains. Once more ends it at once.")
+            return
+        await act()
+        scene.tell(words)
+    scene.left_s = 0.0
 
 
 async def _drained(scene: Scene) -> None:
@@ -149,87 +142,58 @@ async def _drained(scene: Scene) -> None:
             while scene.pending:
                 await asyncio.sleep(0.1)
     except TimeoutError:
-        scene.events.append("The spool did not drain in time.")
+        scene.tell("The spool did not drain in time.")
+    await asyncio.sleep(_LOOK_S * 2)  # so that the view has shown the end
 
 
 async def _look(folder: Path, scene: Scene, cloud: LocalCloud, console: Console) -> None:
-    """Draw, four times a second on a terminal, every other second elsewhere."""
+    """Draw, four times a second on a terminal; elsewhere a line every other second, and what happens as it happens."""
     if console.is_terminal:
-        with Live(draw(scene), console=console, refresh_per_second=4, transient=False) as live:
+        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
             while True:
                 await _observe(folder, scene, cloud)
-                live.update(draw(scene))
+                live.update(draw(scene, console.size), refresh=True)
                 await asyncio.sleep(_LOOK_S)
-    n_told = 0
-    looks = 0
+    n_told = looks = 0
     while True:
         await _observe(folder, scene, cloud)
-        if looks % 8 == 0:
-            console.print(line(scene), soft_wrap=True, highlight=False)
-        for words in list(scene.events)[n_told:]:
-            console.print(f"--- {words}", highlight=False)
-            n_told += 1
+        if looks % _LINE_LOOKS == 0:
+            console.print(line(scene), markup=False)
+        news = list(scene.events)[-(scene.n_events - n_told) :] if scene.n_events > n_told else []
+        for words in news:
+            console.print(f"----- {words.strip()}", markup=False)
+        n_told = scene.n_events
         looks += 1
         await asyncio.sleep(_LOOK_S)
 
 
 async def _observe(folder: Path, scene: Scene, cloud: LocalCloud) -> None:
-    scene.spool_depth(await asyncio.to_thread(_pending, folder))
-    scene.stored = cloud.unique
     scene.cloud_is_up = not cloud.is_cut
+    scene.stored = cloud.unique
+    scene.spool_depth(await asyncio.to_thread(stage.n_pending, folder))
 
 
-def _pending(folder: Path) -> int:
-    with SpoolReader.open(folder / "state" / "spool.db") as reader:
-        return sum(book["pending"] for sinks in reader.books().results.values() for book in sinks.values())
-
-
-def read_books(folder: Path) -> Books:
-    """The books as they are on disk."""
-    with SpoolReader.open(folder / "state" / "spool.db") as reader:
-        return reader.books()
-
-
-def show_books(books: Books, scene: Scene, n_dead: int, *, as_json: bool, console: Console) -> None:
+def show_books(books: Books, scene: Scene, models: DemoModels, console: Console) -> None:
     """The end of the show: where everything is."""
-    totals = books.totals()
-    if as_json:
-        print_json(totals)
-        return
     console.print()
-    for name, equation in (("messages", "received"), ("results", "produced")):
-        book: Any = totals[name]
-        rest = "  ".join(f"{line} {n}" for line, n in book.items() if line != equation)
-        console.print(f"[bold]{name}[/bold]: {equation} {book[equation]} = {rest}", highlight=False)
-    console.print(f"published and acknowledged by the broker: {scene.acked}; stored by the cloud: {scene.stored}")
-    verdict = "[green]Both books balance.[/green]" if books.balanced else "[red]The books do not balance.[/red]"
-    console.print(verdict + (f" {n_dead} dead letters." if n_dead else ""))
-
-
-def free_ports(n: int) -> list[int]:
-    """`n` ports on loopback that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(n)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports: list[int] = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-@asynccontextmanager
-async def child(command: list[str], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process that does not outlive us: its standard input closes when we end, and it is killed on the way out."""
-    with log.open("wb") as stderr:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=stderr,
+    for words in book_lines(books):
+        console.print(words)
+    n_lines = scene.sent[LOG_LINES]
+    both = (
+        f" (each of the {n_lines} log lines is on two routes, and stands in the books of both)"
+        if models.encoder
+        else ""
+    )
+    console.print(f"Published: {sum(scene.sent.values())} messages{both}. Stored by the cloud: {scene.stored} results.")
+    n_open = sum(book["journaled"] for book in books.messages.values())
+    if n_open:
+        console.print(f"Journaled: {n_open} log lines of a window that is still open; the next start goes on with it.")
+    latency = scene.latency_ms()
+    if latency is not None:
+        console.print(
+            f"From publishing to the live result: median {latency[0]:.1f} ms, 95th percentile {latency[1]:.1f} ms, "
+            f"over {len(scene.latencies_s)} results, through the demo's own broker."
         )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    verdict = "[green]Both books balance.[/green]" if books.balanced else "[red]The books do not balance.[/red]"
+    n_dead = sum(book.get("dead", 0) for book in books.messages.values())
+    console.print(verdict + (f" {n_dead} dead letters." if n_dead else ""))
