@@ -58,6 +58,7 @@ class _Link:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     draw: float  # decides which toxics hold for it
+    task: "asyncio.Task[Any] | None"
     n_passed: dict[Direction, int] = field(default_factory=lambda: {"upstream": 0, "downstream": 0})
 
     def reset(self) -> None:
@@ -117,7 +118,8 @@ class Proxy:
         if server is not None:
             server.close()
         for link in list(self._links):
-            link.reset()
+            if link.task is not None:
+                link.task.cancel()  # a toxic may hold it for long
         while self._links:
             await asyncio.sleep(0.001)
 
@@ -128,7 +130,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        link = _Link(writer, server_writer, self._chance.random())
+        link = _Link(writer, server_writer, self._chance.random(), asyncio.current_task())
         self._links.add(link)
         try:
             async with asyncio.TaskGroup() as tasks:
