@@ -129,7 +129,8 @@ async def _use(spool: SqliteSpool, run: _Run) -> None:
         waiting = tasks.create_task(_deliver(spool, run), name="deliver")
         tasks.create_task(_mend_later(run.disk, waiting), name="mend")
     if spool.is_healthy:
-        await spool.commit(_work("fresh"))  # the disk is well again, or had one fault alone
+        while await _answered(spool.commit(_work("fresh")), run) is None:  # well again, or had one fault alone
+            await asyncio.sleep(0.01)
         run.results.add("fresh")
     elif run.is_once:
         run.complain("unhealthy after one fault")

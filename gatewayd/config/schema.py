@@ -71,6 +71,16 @@ class Spool(Section, frozen=True):
     max_bytes: Annotated[
         int, Meta(ge=4194304, description="Cap on everything the spool has on disk (database, WAL, journal), in bytes.")
     ] = 268435456
+    ballast_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Space held ready, within max_bytes, that a full disk is drained with; at most a sixteenth of max_bytes. Nothing new is taken in until it is there again. 0: none.",
+        ),
+    ] = 1048576
+    max_corrupt_kept: Annotated[
+        int, Meta(ge=1, description="Damaged spools kept in corrupt-<n>/ beside the spool; the oldest are removed.")
+    ] = 3
     commit_window_ms: Annotated[
         float,
         Meta(

@@ -11,8 +11,6 @@ import secrets
 from gatewayd.errors import FatalError
 from gatewayd.ports import Clock, Lease
 
-_FIRST_ID = secrets.randbits(40)  # so that a lease of an earlier life of the process is not taken for one of this
-
 
 class Claim:
     """One sink's claim on one route."""
@@ -92,7 +90,7 @@ class Claims:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._claims: dict[tuple[str, str], Claim] = {}
-        self._next_id = _FIRST_ID
+        self._next_id = secrets.randbits(40)  # a lease of a spool that was open before is not taken for one of this
 
     def of(self, sink: str, route: str, *, is_known: bool) -> Claim:
         """The claim of a sink on a route. Raises FatalError when the sink gets none of the route's results."""

@@ -45,7 +45,9 @@ class Lock:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT}:
-                raise SpoolFull(f"{path.parent} cannot be written now: {error}") from error
+                raise SpoolFull(
+                    f"{path.parent} cannot be written, the disk is full, read-only or out of order: {error}"
+                ) from error
             raise ConfigError("gateway.state_dir", f"cannot be written: {error}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

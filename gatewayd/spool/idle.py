@@ -26,6 +26,15 @@ class Idle:
 
         connection.set_wal_hook(self._committed)
 
+    def give_back(self) -> None:
+        """The disk is full: fold the WAL and give back whatever is free, a step at a time."""
+        try:
+            if self._connection.pragma("freelist_count"):
+                self._connection.execute(f"PRAGMA incremental_vacuum({_STEP_PAGES})").fetchall()
+            self._truncate_wal()
+        except apsw.Error:
+            return  # next time
+
     def fold_when_long(self) -> None:
         """Fold the WAL into the file once it has its length. After the answers, for nobody has to wait for it."""
         if self._n_frames < self._wal_pages:

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from gatewayd.config import schema
+from gatewayd.spool.ballast import Ballast, ballast_bytes_for
 from gatewayd.spool.cap import wal_pages_for
 from gatewayd.spool.database import (
     DAMAGE,
@@ -40,6 +41,7 @@ class Opened:
     idle: Idle
     events: Events  # reported by the store, not delivered yet
     aside: Path | None  # where a damaged file was moved to
+    ballast: Ballast
     _connection: apsw.Connection
     _lock: Lock
 
@@ -81,6 +83,7 @@ def _open_patiently(
     config: schema.Spool,
 ) -> Opened:
     aside: Path | None = None
+    ballast = Ballast(path, ballast_bytes_for(config.ballast_bytes, config.max_bytes))
     n_tries = 0
     while True:
         try:
@@ -91,6 +94,7 @@ def _open_patiently(
             aside = move_aside(path)
         except DISK as error:
             n_tries += 1
+            ballast.give_up(error)
             if n_tries < _TRIES:
                 time.sleep(_RETRY_S)
             elif aside is None and isinstance(error, apsw.IOError) and is_unreadable(path):
@@ -99,7 +103,8 @@ def _open_patiently(
                 raise in_words(path, error) from error
         else:
             idle = Idle(connection, store.cap, wal_pages=wal_pages_for(config.max_bytes))
-            return Opened(store, idle, events, aside, connection, lock)
+            ballast.make()
+            return Opened(store, idle, events, aside, ballast, connection, lock)
 
 
 def _open(

@@ -46,7 +46,7 @@ class SqliteSpool:
 
     A result's key is looked up among the newest 65,536 keys (over all routes), kept in memory and read back at the
     start: no index is kept for it. `on_event` is called on the event loop's thread: "commit", "evicted",
-    "dead_purged", "duplicates", "no_room", and from `open` "damaged".
+    "dead_purged", "duplicates", "no_room", "ballast" (`is_there`), and from `open` "damaged".
     """
 
     def __init__(self, opened: Opened, *, config: schema.Spool, clock: Clock, on_event: OnEvent, crash: str) -> None:
@@ -71,6 +71,7 @@ class SqliteSpool:
             window_s=config.commit_window_ms / 1000,
             crash=CrashPoint(crash),
             idle=opened.idle,
+            ballast=opened.ballast,
         )
 
     @classmethod
@@ -131,7 +132,9 @@ class SqliteSpool:
     @property
     def used_bytes(self) -> int:
         """What the spool takes of its cap, as of the last transaction."""
-        return self._store.cap.used_bytes + self._store.cap.wal_bytes
+        ballast = self._opened.ballast
+        taken = ballast.n_bytes if ballast.is_there else 0
+        return self._store.cap.used_bytes + self._store.cap.wal_bytes + taken
 
     def known_routes(self, sink: str) -> list[str]:
         """Routes with results for this sink: those of the config, and former ones that are not delivered yet."""

@@ -14,6 +14,7 @@ from gatewayd.config import schema
 from gatewayd.errors import FatalError, SpoolFull
 from gatewayd.ports import DeadLetter, JournalEntry, NewResult, RawMessage, StoredResult, Work
 from gatewayd.spool import sql
+from gatewayd.spool.ballast import ballast_bytes_for
 from gatewayd.spool.books import Books, read_books
 from gatewayd.spool.cap import REASON, Cap
 from gatewayd.spool.dead import DeadLetters
@@ -55,7 +56,7 @@ class Store:
             path,
             self.positions,
             self.ledger,
-            max_bytes=config.max_bytes,
+            max_bytes=config.max_bytes - ballast_bytes_for(config.ballast_bytes, config.max_bytes),
             when_full=when_full,
             on_evicted=self._report_evicted,
         )

@@ -16,6 +16,7 @@ import structlog
 
 from gatewayd.errors import FatalError, GatewaydError, SpoolFull
 from gatewayd.ports import Clock
+from gatewayd.spool.ballast import Ballast
 from gatewayd.spool.crash import CrashPoint
 from gatewayd.spool.idle import Idle
 from gatewayd.spool.store import Store
@@ -78,6 +79,7 @@ class Writer:
         window_s: float,
         crash: CrashPoint,
         idle: Idle,
+        ballast: Ballast,
     ) -> None:
         self._store = store
         self._deliver = deliver
@@ -87,6 +89,8 @@ class Writer:
         self._window_s = window_s
         self._crash = crash
         self._idle = idle
+        self._ballast = ballast
+        self._rescue_at_s = 0.0
         self._queue: queue.SimpleQueue[Op | None] = queue.SimpleQueue()
         self._delayed: list[Op] = []  # acks, deletes and reads that found the disk full or out of order
         self._retry_at_s = 0.0
@@ -121,6 +125,8 @@ class Writer:
             later = set(map(id, self._delayed))
             self._hand_back([op for op in ops if id(op) not in later], grown)
             self._idle.fold_when_long()
+            if not self._ballast.is_there:
+                self._rescue()
         for op in self._delayed:
             op.error = SpoolFull("the spool was closed while the disk was full")
         self._hand_back(self._delayed, frozenset())
@@ -180,6 +186,9 @@ class Writer:
         self._mark = len(self._events)
         self._store.begin()
         for op in ops:
+            if op.is_producer and not self._ballast.is_there:
+                op.error = SpoolFull("the file system is full: what room is left is for draining")
+                continue
             try:
                 op.value = op.run()
             except SpoolFull as error:  # raised before anything was changed: the others go on
@@ -217,8 +226,28 @@ class Writer:
         self._undo()
         return None
 
+    def _rescue(self) -> None:
+        """The disk was full: give back what was drained, and take things in again once there is room."""
+        now_s = time.monotonic()
+        if now_s < self._rescue_at_s:
+            return
+        self._rescue_at_s = now_s + _RETRY_S
+        self._idle.give_back()
+        if self._ballast.make():
+            self._tell_ballast()
+
+    def _tell_ballast(self) -> None:
+        is_there = self._ballast.is_there
+        self._events.append(("ballast", {"is_there": is_there}))
+        if is_there:
+            log.info("disk has room again, the spool takes things in")
+        else:
+            log.warning("disk is full, the spool takes nothing in until it has room", freed_bytes=self._ballast.n_bytes)
+
     def _put_off(self, op: Op, error: apsw.Error) -> None:
         op.n_tries += 1
+        if self._ballast.give_up(error):
+            self._tell_ballast()
         if op.is_producer:
             op.error = SpoolFull(f"the file system takes no more: {error}")
         elif op.is_read and op.n_tries >= _MAX_READS:

@@ -131,3 +131,15 @@ async def test_many_works_share_a_commit(tmp_path: Path) -> None:
     groups = [fields["works"] for name, fields in events if name == "commit"]
     assert sum(groups) == 500  # type: ignore[arg-type]
     assert len(groups) < 100
+
+
+async def test_a_lease_of_a_spool_that_was_open_before_answers_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as spool:
+        await spool.commit(work("1"))
+        old = await spool.lease("cloud", "r", limit=9, max_bytes=1000)
+    async with opened(tmp_path) as spool:
+        await spool.lease("cloud", "r", limit=9, max_bytes=1000)
+
+        await spool.ack(old, refused={})
+
+        assert (await spool.books()).results["r"]["cloud"]["pending"] == 1
