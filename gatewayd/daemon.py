@@ -111,6 +111,7 @@ async def run_route(parts: Parts, part: RoutePart) -> None:
         if direct:
             tasks.create_task(run_direct(context, part.queue), name=f"direct[{context.name}]")
         else:
+            part.journaled = True  # also one that was to be direct: it stays so until the next start
             journaling = run_journaling(context, part.queue, part.wake.arrived)
             tasks.create_task(journaling, name=f"journaling[{context.name}]")
             await _start_handler_patiently(parts, part)
