@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.faults import kills, links, points
+from benchmarks.faults import kills, links, offline, points, storm
 from benchmarks.faults.bench import Case, Run, table
 from tests.sim.mosquitto import find_mosquitto
 from tests.sim.oracle import Line
@@ -21,6 +21,8 @@ CASES: Mapping[int, tuple[str, Case]] = {
     1: ("kill -9 at random moments", kills.run),
     2: ("kill -9 at every named point", points.run),
     6: ("links that break, stand still and lie", links.run),
+    7: ("a cloud that misbehaves", storm.run),
+    8: ("a long time offline, then the drain", offline.run),
 }
 ALTERNATIVES: Mapping[int, Case] = {}
 _RESULTS = Path(__file__).parents[1] / "results" / "faults.jsonl"
