@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from gatewayd.checked import handler_problems
-from gatewayd.cli.output import human_bytes, print_json
+from gatewayd.cli.output import cause, human_bytes, print_json
 from gatewayd.config.environment import Paths, read_environment, resolve_paths
 from gatewayd.config.load import examine as examine_config
 from gatewayd.config.schema import Config
@@ -47,7 +47,12 @@ async def examine(config_path: Path, *, as_json: bool) -> bool:
 async def _findings(config_path: Path) -> AsyncIterator[Finding]:
     config, problems = examine_config(config_path, handler_problems(config_path))
     errors = [str(problem) for problem in problems if not problem.is_warning]
-    yield Finding("config", not errors, "; ".join(errors) or str(config_path), "run `gatewayd check`" if errors else "")
+    yield Finding(
+        "config",
+        not errors,
+        "; ".join(errors) or str(config_path),
+        "run `gatewayd check`" if errors else "",
+    )
     yield _clock()
     if config is None or errors:
         return
@@ -77,9 +82,8 @@ async def _broker(config: Config) -> Finding:
             else:
                 _, writer = await asyncio.open_connection(source.host, source.port)
     except (OSError, TimeoutError) as error:
-        return Finding(
-            "broker", ok=False, words=f"{where}: {error}", hint="is Mosquitto running? does it listen there?"
-        )
+        hint = "is Mosquitto running? does it listen there?"
+        return Finding("broker", ok=False, words=f"{where}: {cause(error)}", hint=hint)
     writer.close()
     return Finding("broker", ok=True, words=f"{where} accepts connections")
 

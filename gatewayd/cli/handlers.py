@@ -15,6 +15,8 @@ def print_handlers(name: str | None, config: Path | None, *, as_json: bool) -> N
     """All handlers, or the options of one."""
     found = find_handlers(_paths(config))
     if name is not None:
+        if name not in found:
+            raise typer.BadParameter(f"there is no handler '{name}' (there are: {', '.join(sorted(found))})")
         _print_one(name, load_handler(name, found, key="handler"), as_json=as_json)
         return
     rows = [(one.name, one.origin) for one in found.values()]

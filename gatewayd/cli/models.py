@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gatewayd.cli.output import human_bytes, print_json, print_table
+from gatewayd.cli.output import human_bytes, print_json, print_table, quiet_logs
 from gatewayd.config.environment import read_environment, resolve_paths
 from gatewayd.config.load import load
 from gatewayd.errors import ModelError
@@ -30,6 +30,9 @@ def print_bundles(config: Path, *, as_json: bool) -> None:
         (one.name, one.version, one.runtime, one.task, human_bytes(one.size_bytes), one.problem or "ok")
         for one in bundles
     ]
+    if not rows:
+        typer.echo("No model bundles. `gatewayd models fetch` gets ready-made ones, `gatewayd models fit` makes them.")
+        return
     print_table("Model bundles", ["name", "version", "runtime", "task", "size", "state"], rows)
 
 
@@ -37,7 +40,10 @@ def verify_bundles(config: Path, names: Sequence[str]) -> bool:
     """Check digests. True when all are as their manifests say."""
     store = open_store(config)
     n_problems = 0
-    for name in names or [one.name for one in store.ls()]:
+    named = names or [one.name for one in store.ls()]
+    if not named:
+        typer.echo("No model bundles to verify.")
+    for name in named:
         try:
             store.verify(name)
             typer.echo(f"{name}: ok")
@@ -49,6 +55,11 @@ def verify_bundles(config: Path, names: Sequence[str]) -> bool:
 
 def fetch_bundles(config: Path, names: Sequence[str]) -> None:
     """Download ready-made bundles into the models folder."""
+    from gatewayd.models.recipes import RECIPES
+
+    unknown = sorted(set(names) - set(RECIPES))
+    if unknown:
+        raise typer.BadParameter(f"cannot fetch {', '.join(unknown)}; can be fetched: {', '.join(RECIPES)}")
     folder = resolve_paths(load(config), read_environment(), config).models
     for path in fetch_with_progress(names, folder):
         typer.echo(f"{path}")
@@ -66,6 +77,7 @@ def fetch_with_progress(names: Sequence[str], folder: Path) -> list[Path]:
     from gatewayd.models.fetch import fetch
     from gatewayd.models.recipes import RECIPES
 
+    quiet_logs()
     columns = [TextColumn("{task.description:28}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks: dict[str, TaskID] = {}

@@ -1,5 +1,6 @@
 """How commands print: plain tables for people, JSON for scripts."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,16 @@ def book_lines(books: Books) -> list[str]:
         rest = "  ".join(f"{line} {n}" for line, n in book.items() if line != entered)
         lines.append(f"[bold]{name}[/bold]: {entered} {book[entered]} = {rest}")
     return lines
+
+
+def cause(error: BaseException) -> str:
+    """Why something on the network did not work, in words alone: the callers name host and port."""
+    inner = getattr(error, "os_error", error)  # aiohttp wraps it
+    if isinstance(inner, OSError) and (inner.errno or 0) > 0:
+        return os.strerror(inner.errno or 0)
+    if isinstance(inner, OSError) and inner.strerror:  # a name that does not resolve: negative numbers, their own words
+        return inner.strerror
+    return str(inner) or "no answer in time"
 
 
 def human_bytes(size: float) -> str:

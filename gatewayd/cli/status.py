@@ -7,18 +7,22 @@ import aiohttp
 import msgspec
 import typer
 
-from gatewayd.cli.output import human_bytes, print_json, print_table
+from gatewayd.cli.output import cause, human_bytes, print_json, print_table
 from gatewayd.config.load import load
 
 
 async def print_status(config: Path, *, as_json: bool) -> bool:
     """Print it. False when no daemon answers."""
     web = load(config).web
+    if not web.enabled or not web.port:
+        typer.echo("[web] of this config is off or takes any free port: nobody can be asked", err=True)
+        typer.echo("hint: set web.enabled and web.port; `gatewayd spool status` works without", err=True)
+        return False
     url = f"http://{web.host}:{web.port}/status"
     try:
         status = await _get(url)
     except (aiohttp.ClientError, TimeoutError) as error:
-        typer.echo(f"no daemon answers at {url}: {error}", err=True)
+        typer.echo(f"no daemon answers at {url}: {cause(error)}", err=True)
         typer.echo("hint: is it running? `systemctl status gatewayd`; does [web] of this config match?", err=True)
         return False
     if as_json:
@@ -42,9 +46,12 @@ def _print(status: dict[str, Any]) -> None:
         f"gatewayd {status['version']} on {status['gateway']}, up {status['uptime_s']:.0f} s, "
         f"broker {broker['host']}:{broker['port']} {connected}"
     )
-    routes = [(name, row["handler"], row["state"], row["waiting"]) for name, row in status["routes"].items()]
-    print_table("Routes", ["route", "handler", "state", "waiting"], routes)
     spool = status["spool"]
+    routes = [
+        (name, row["handler"], row["state"], row["waiting"], spool["journaled"].get(name, 0))
+        for name, row in status["routes"].items()
+    ]
+    print_table("Routes", ["route", "handler", "state", "waiting", "journaled"], routes)
     sinks = [(name, row["state"], spool["pending"].get(name, 0)) for name, row in status["sinks"].items()]
     print_table("Sinks", ["sink", "state", "pending"], sinks)
     typer.echo(

@@ -40,7 +40,8 @@ def run_demo(*, seconds: float, as_json: bool, keep: Path | None, models_dir: Pa
         raise GatewaydError("the demo's own broker is missing: pip install 'gatewayd[demo]'")
     if keep is not None and (keep / "state" / "spool.db").exists():
         raise GatewaydError(f"{keep} holds the spool of an earlier demo: name another folder, or remove it")
-    console = Console(stderr=as_json, soft_wrap=True, highlight=False)
+    console = Console(stderr=as_json, highlight=False)
+    console.soft_wrap = not console.is_terminal  # a line of a log or a pipe is one line
     folder = (models_dir or cache_dir() / "demo-models").absolute()
     models = prepare(folder, lambda words: console.print(words, markup=False))
     with tempfile.TemporaryDirectory(prefix="gatewayd-demo-") as temporary:
@@ -148,7 +149,7 @@ async def _drained(scene: Scene) -> None:
 
 async def _look(folder: Path, scene: Scene, cloud: LocalCloud, console: Console) -> None:
     """Draw, four times a second on a terminal; elsewhere a line every other second, and what happens as it happens."""
-    if console.is_terminal:
+    if _can_draw(console):
         with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
             while True:
                 await _observe(folder, scene, cloud)
@@ -165,6 +166,10 @@ async def _look(folder: Path, scene: Scene, cloud: LocalCloud, console: Console)
         n_told = scene.n_events
         looks += 1
         await asyncio.sleep(_LOOK_S)
+
+
+def _can_draw(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
 
 
 async def _observe(folder: Path, scene: Scene, cloud: LocalCloud) -> None:

@@ -23,9 +23,9 @@ def draw(scene: Scene, size: ConsoleDimensions) -> RenderableType:
     n_summaries = 3 + min(3, spare // 3)
     return Group(
         _head(scene, width),
-        _box(_routes(scene, width), "devices to models to results on the local bus", "green", width),
+        _box(_routes(scene, width), "devices → models → results on the local bus", "green", width),
         _box(_summaries(scene, n_summaries), "summaries of the PLC's log", "magenta", width),
-        _box(_delivery(scene, width - 4), "spool to cloud", "yellow", width),
+        _box(_delivery(scene, width - 4), "spool → cloud", "yellow", width),
         _box(_events(scene, 4 + min(10, spare - spare // 3)), "what happened", "bright_black", width),
     )
 
@@ -64,11 +64,9 @@ def _routes(scene: Scene, width: int) -> Table:
 
 
 def _labels(scene: Scene, route: str) -> Text:
-    text = Text()
-    for label, n_results in scene.labels.get(route, {}).items():
-        text.append(f"{label} ", style=_CALM.get(label, "yellow"))
-        text.append(f"{n_results}   ", style="bold")
-    return text
+    counts = scene.labels.get(route, {}).items()
+    parts = [Text.assemble((f"{label} ", _CALM.get(label, "yellow")), (str(n), "bold")) for label, n in counts]
+    return Text("  ").join(parts)
 
 
 def _summaries(scene: Scene, n_lines: int) -> Text:
@@ -83,13 +81,15 @@ def _summaries(scene: Scene, n_lines: int) -> Text:
 
 def _delivery(scene: Scene, width: int) -> Text:
     line = Text.assemble(
-        (f"{scene.pending}", "bold"), " waiting (most ", f"{scene.max_pending})", "   ", (f"{scene.stored}", "bold"),
-        " stored by the cloud",
+        (f"{scene.pending}", "bold"), " waiting (most ", f"{scene.max_pending})", "   ",
+        (f"{scene.stored}", "bold"),
+        " in the cloud",
     )  # fmt: skip
     latency = scene.latency_ms()
     if latency is not None:
-        line.append("   publish to result: median ")
+        line.append("   results after ")
         line.append(f"{latency[0]:.1f} ms", style="bold")
+        line.append(" (median)")
     return _fixed([_curve(scene, width), line], 2)
 
 
