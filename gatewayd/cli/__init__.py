@@ -11,6 +11,7 @@ EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; RestartPreventExitStatus in the unit
 EXIT_INTERRUPTED = 130  # what a shell gives for SIGINT
 
+_MODEL_HINT = "see `gatewayd models ls`; bundles are made by `gatewayd models fetch` and `gatewayd models fit`"
 NO_CONFIG_HINT = "name the config with --config; without it that is /etc/gatewayd/gatewayd.toml, else ./config.toml"
 
 
@@ -43,10 +44,12 @@ def _tell(error: Exception) -> int:
 
 def config_hint(error: Exception) -> str:
     """What to do about an error; for a config that is not there, how to name another."""
+    from gatewayd.errors import ModelError
+
     for problem in getattr(error, "problems", ()):
         if problem.problem.startswith("cannot be read") and not Path(problem.file).exists():
             return NO_CONFIG_HINT
-    return str(getattr(error, "hint", ""))
+    return str(getattr(error, "hint", "")) or (_MODEL_HINT if isinstance(error, ModelError) else "")
 
 
 def _leaf(error: Exception) -> Exception:

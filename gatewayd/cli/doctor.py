@@ -14,7 +14,7 @@ from gatewayd.cli.output import cause, human_bytes, print_json
 from gatewayd.config.environment import Paths, read_environment, resolve_paths
 from gatewayd.config.load import examine as examine_config
 from gatewayd.config.schema import Config
-from gatewayd.errors import GatewaydError, ModelError
+from gatewayd.errors import ConfigError, ModelError
 from gatewayd.models.store import ModelStore
 
 _BUILT = 1_763_000_000  # seconds since the epoch: a clock before this (November 2025) is wrong
@@ -125,7 +125,8 @@ def _spool(paths: Paths) -> Finding:
     try:
         with SpoolReader.open(paths.spool) as reader:
             books = reader.books()
-    except GatewaydError as error:
-        return Finding("spool", ok=False, words=str(error), hint=error.hint)
+    except ConfigError as error:
+        hint = "if it is damaged, move it aside: the daemon makes a new one; what it held can be looked at with sqlite3"
+        return Finding("spool", ok=False, words=error.problem, hint=hint)
     words = "both books balance" if books.balanced else "the books do not balance"
     return Finding("spool", books.balanced, words, "" if books.balanced else "run `gatewayd spool audit`")

@@ -10,6 +10,7 @@ import typer
 
 from gatewayd.api import Handler
 from gatewayd.cli.models import cache_dir, open_store
+from gatewayd.cli.output import quiet_logs
 from gatewayd.cli.rewrite import rewrite
 from gatewayd.config.load import load
 from gatewayd.config.schema import Models
@@ -24,6 +25,7 @@ _INDENT = " " * 10
 
 def run_samples_file(path: Path, config: Path, *, update: bool) -> bool:
     """Run one samples file and say of each sample how it went. True when all came out as written, or are now."""
+    quiet_logs()
     samples = _load(path)
     handler, models = _handler(samples, config), _models(config)
     with closing(models):

@@ -9,7 +9,7 @@ import typer
 from gatewayd.cli.output import human_bytes, print_json, print_table
 from gatewayd.config.environment import read_environment, resolve_paths
 from gatewayd.config.load import load
-from gatewayd.errors import GatewaydError
+from gatewayd.errors import ConfigError, GatewaydError
 from gatewayd.spool.reader import SpoolReader
 
 
@@ -18,7 +18,14 @@ def open_reader(config: Path) -> SpoolReader:
     path = resolve_paths(load(config), read_environment(), config).spool
     if not path.exists():
         raise GatewaydError(f"{path}: no spool yet; it is made when the daemon first runs")
-    return SpoolReader.open(path)
+    try:
+        return SpoolReader.open(path)
+    except ConfigError as error:  # the config is right; what it names is not a spool that can be read
+        failure = GatewaydError(error.problem)
+        failure.hint = (
+            "is it yours to read (sudo -u gatewayd)? was it written by this version? else see `gatewayd doctor`"
+        )
+        raise failure from error
 
 
 def print_status(config: Path, *, as_json: bool) -> None:

@@ -3,13 +3,9 @@
 import stat
 from pathlib import Path
 
-import structlog
-
 from gatewayd.config.environment import Environment
 from gatewayd.config.schema import Secret
 from gatewayd.errors import ConfigError
-
-log = structlog.get_logger(__name__)
 
 MAX_SECRET_BYTES = 65536
 
@@ -52,6 +48,9 @@ def _read(path: Path, key: str) -> str:
         problem = f"{path}: {failure.strerror}: create it readable for the daemon alone, or name it in LoadCredential="
         raise ConfigError(key, problem) from None
     if mode & stat.S_IROTH:
+        import structlog  # here, for it takes longer to load than the rest of the config together
+
+        log = structlog.get_logger(__name__)
         log.warning("secret is readable for everybody: chmod o-r", key=key, path=str(path))
     if len(content) > MAX_SECRET_BYTES:
         raise ConfigError(key, f"{path}: is larger than {MAX_SECRET_BYTES} bytes: this is not the secret's file")
