@@ -10,9 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.faults import kills, links, offline, points, storm
+from benchmarks.faults import clocks, compared, kills, links, offline, points, storm
 from benchmarks.faults.bench import Case, Run, table
 from tests.sim.mosquitto import find_mosquitto
 from tests.sim.oracle import Line
@@ -23,8 +24,9 @@ CASES: Mapping[int, tuple[str, Case]] = {
     6: ("links that break, stand still and lie", links.run),
     7: ("a cloud that misbehaves", storm.run),
     8: ("a long time offline, then the drain", offline.run),
+    10: ("a wrong clock", clocks.run),
 }
-ALTERNATIVES: Mapping[int, Case] = {}
+ALTERNATIVES: Mapping[int, Case] = {1: compared.run_kills, 8: compared.run_offline}
 _RESULTS = Path(__file__).parents[1] / "results" / "faults.jsonl"
 
 
@@ -42,7 +44,7 @@ def main() -> int:
             run.say(f"case {number}: {name}")
             lines += _play(case, run)
             if number in ALTERNATIVES and not args.without_alternatives:
-                lines += _play(ALTERNATIVES[number], run)
+                lines += _play(ALTERNATIVES[number], replace(run, folder=run.folder / "compared"))
     print(table(lines))
     return 0 if lines and all(line.holds for line in lines) else 1
 

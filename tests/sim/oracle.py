@@ -149,6 +149,7 @@ class Ledger:
         self.n_resent = 0
         self.n_corrupt = 0
         self.n_out_of_order = 0  # first arrivals that came after a later message
+        self.least_latency_ms: float | None = None
 
     def read(self) -> int:
         """Read on; how many messages are stored."""
@@ -175,6 +176,8 @@ class Ledger:
             return
         self._ids.add(id_)
         content = event["data"].get("input", event["data"])
+        if (latency_ms := event["data"].get("latency_ms")) is not None:
+            self.least_latency_ms = min(latency_ms, self.least_latency_ms or latency_ms)
         number = content["n"]
         if _encode(content) != payload_of(self._seed, number, self._n_pad):
             self.n_corrupt += 1
