@@ -42,7 +42,7 @@ class Ballast:
         self.is_there = True
         return True
 
-    def give_up(self, error: apsw.Error) -> bool:
+    def give_up(self, error: Exception) -> bool:
         """Let go of the space if it was the lack of space that made `error`. Whether there was any to let go of."""
         if not self.n_bytes or not self.is_there:
             return False

@@ -1,7 +1,6 @@
 """The spool's file: one daemon at a time, settings that make a commit survive a power cut, damage put aside.
 
-A file that does not open, or fails its check after an unclean stop, is moved to `corrupt-<n>/` beside it and a fresh
-one is begun: the gateway goes on and nothing is deleted.
+A file that does not open, or fails its check after an unclean stop, is damaged: see `aside` and `salvage`.
 """
 
 import errno
@@ -18,7 +17,6 @@ from gatewayd.spool.migrations import migrate
 
 PAGE_BYTES = 4096
 BUSY_MS = 5000
-_SUFFIXES = ("", "-wal", "-shm")
 DAMAGE = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.ConstraintError, apsw.MismatchError)
 DISK = (
     apsw.CantOpenError,
@@ -66,7 +64,7 @@ class Lock:
         os.close(self._file)
 
 
-def in_words(path: Path, error: apsw.Error) -> GatewaydError:
+def in_words(path: Path, error: Exception) -> GatewaydError:
     """Why the spool cannot be opened. What a disk may get over is no mistake in the config: then the daemon ends, and
     systemd starts it again.
     """
@@ -94,6 +92,7 @@ def _is_read_only(folder: Path) -> bool:
 def close_database(connection: apsw.Connection) -> None:
     """Note that the stop was clean, fold the WAL into the file, close."""
     connection.execute("UPDATE meta SET value = 1 WHERE name = 'clean'")
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     connection.close()
 
 
@@ -101,6 +100,8 @@ def open_database(path: Path, *, wal_pages: int) -> apsw.Connection:
     """Open or create the spool's file. Raises apsw's errors, and ConfigError when it is of a newer version."""
     connection = apsw.Connection(str(path))
     try:
+        # A file that turns out to be damaged is left as it is, its WAL beside it.
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.set_busy_timeout(BUSY_MS)
         _configure(connection, wal_pages)
         migrate(connection)
@@ -134,16 +135,3 @@ def _check(connection: apsw.Connection) -> None:
     problem = connection.execute("PRAGMA quick_check(1)").get
     if problem != "ok":
         raise apsw.CorruptError(str(problem))
-
-
-def move_aside(path: Path) -> Path:
-    """Put the file into `corrupt-<n>/`."""
-    n = 1
-    while (aside := path.parent / f"corrupt-{n}").exists():
-        n += 1
-    aside.mkdir(mode=0o700)
-    for suffix in _SUFFIXES:
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside / part.name)
-    return aside

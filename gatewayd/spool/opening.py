@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from gatewayd.config import schema
+from gatewayd.spool.aside import finish, part_of, prune, put_aside, replace
 from gatewayd.spool.ballast import Ballast, ballast_bytes_for
 from gatewayd.spool.cap import wal_pages_for
 from gatewayd.spool.database import (
@@ -19,10 +20,10 @@ from gatewayd.spool.database import (
     close_database,
     in_words,
     is_unreadable,
-    move_aside,
     open_database,
 )
 from gatewayd.spool.idle import Idle
+from gatewayd.spool.salvage import Salvaged, salvage
 from gatewayd.spool.store import Store
 
 log = structlog.get_logger(__name__)
@@ -34,13 +35,22 @@ Events = list[tuple[str, Mapping[str, object]]]
 
 
 @dataclass(frozen=True, slots=True)
+class Mended:
+    """What became of a damaged spool."""
+
+    aside: Path  # where it is kept
+    found: Salvaged
+    removed: list[Path]  # older ones that are no longer kept
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """What belongs together from `open_store` to `close`."""
 
     store: Store
     idle: Idle
     events: Events  # reported by the store, not delivered yet
-    aside: Path | None  # where a damaged file was moved to
+    mended: Mended | None  # the file was damaged
     ballast: Ballast
     _connection: apsw.Connection
     _lock: Lock
@@ -82,29 +92,41 @@ def _open_patiently(
     when_full: Mapping[str, str],
     config: schema.Spool,
 ) -> Opened:
-    aside: Path | None = None
+    finish(path)
     ballast = Ballast(path, ballast_bytes_for(config.ballast_bytes, config.max_bytes))
+    is_damaged = False
+    mended: Mended | None = None
     n_tries = 0
     while True:
         try:
+            if is_damaged and mended is None:
+                mended = _mend(path, routes, config)
             connection, store, events = _open(path, routes, sinks, when_full, config)
-        except (*DAMAGE, msgspec.DecodeError):
-            if aside is not None:
+        except (*DAMAGE, msgspec.DecodeError, LookupError, UnicodeDecodeError, StopIteration):
+            if is_damaged:
                 raise  # a fresh file cannot be damaged
-            aside = move_aside(path)
-        except DISK as error:
+            is_damaged = True
+        except (*DISK, OSError) as error:
             n_tries += 1
             ballast.give_up(error)
             if n_tries < _TRIES:
                 time.sleep(_RETRY_S)
-            elif aside is None and isinstance(error, apsw.IOError) and is_unreadable(path):
-                aside = move_aside(path)
+            elif not is_damaged and isinstance(error, apsw.IOError) and is_unreadable(path):
+                is_damaged = True
             else:
                 raise in_words(path, error) from error
         else:
             idle = Idle(connection, store.cap, wal_pages=wal_pages_for(config.max_bytes))
             ballast.make()
-            return Opened(store, idle, events, aside, ballast, connection, lock)
+            return Opened(store, idle, events, mended, ballast, connection, lock)
+
+
+def _mend(path: Path, routes: Mapping[str, Sequence[str]], config: schema.Spool) -> Mended:
+    aside = put_aside(path)
+    part = part_of(path)
+    found = salvage(aside / path.name, part, routes=routes, wal_pages=wal_pages_for(config.max_bytes))
+    replace(path, part)
+    return Mended(aside, found, prune(path, config.max_corrupt_kept))
 
 
 def _open(

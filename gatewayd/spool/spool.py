@@ -21,7 +21,7 @@ from gatewayd.ports import Clock, DeadLetter, JournalEntry, Lease, StoredResult,
 from gatewayd.spool.books import Books
 from gatewayd.spool.claims import Claim, Claims
 from gatewayd.spool.crash import CrashPoint
-from gatewayd.spool.opening import Opened, open_store
+from gatewayd.spool.opening import Mended, Opened, open_store
 from gatewayd.spool.store import work_bytes
 from gatewayd.spool.writer import Op, Writer
 
@@ -39,6 +39,21 @@ def ignore_event(_name: str, _attributes: Mapping[str, object]) -> None:
 def result_as_payload(result: StoredResult) -> bytes:
     """What a refused result is buried as, unless the caller knows better: its data alone."""
     return result.data
+
+
+def _report(mended: Mended, on_event: OnEvent) -> None:
+    found = mended.found
+    fields = {
+        "n_salvaged": found.n_salvaged,
+        "n_unknown": found.n_unknown,
+        "n_gaps": found.n_gaps,
+        "n_bad": found.n_bad,
+    }
+    log.error("spool was damaged, what could be read of it is in a fresh one", kept_in=str(mended.aside), **fields)
+    on_event("damaged", {"moved_to": str(mended.aside), **fields})
+    for folder in mended.removed:
+        log.warning("an older damaged spool is removed, see spool.max_corrupt_kept", folder=str(folder))
+        on_event("corrupt_removed", {"folder": str(folder)})
 
 
 class SqliteSpool:
@@ -99,9 +114,8 @@ class SqliteSpool:
         opened = open_store(path, routes=routes, sinks=all_sinks, when_full=when_full, config=config)
         spool = cls(opened, config=config, clock=clock, on_event=on_event, crash=crash)
         spool._refused_payload = refused_payload
-        if opened.aside is not None:
-            log.error("spool was damaged and is moved aside, a fresh one is begun", moved_to=str(opened.aside))
-            on_event("damaged", {"moved_to": str(opened.aside)})
+        if opened.mended is not None:
+            _report(opened.mended, on_event)
         spool._writer.start()
         return spool
 

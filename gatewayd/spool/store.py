@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import apsw
-import msgspec
 
 from gatewayd.config import schema
 from gatewayd.errors import FatalError, SpoolFull
@@ -22,13 +21,10 @@ from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_MASK, route_range
 from gatewayd.spool.positions import Positions
 from gatewayd.spool.recent import MAX_KEYS, RecentKeys, Seen
+from gatewayd.spool.rows import encode_props, read_entry
 
 OnEvent = Callable[[str, Mapping[str, object]], None]
 
-_Props = tuple[str, float, str, int, bool, bool, str, tuple[tuple[str, str], ...], bytes]
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_props = msgspec.msgpack.Decoder(_Props).decode
 _RESULTS = "SELECT id, key, kind, subject, time, data, traceparent FROM results WHERE id > ? AND id < ? ORDER BY id"
 _ROW_BYTES = 192  # of one row beside its blob: key, kind, subject, trace context and SQLite's own
 _FILL = 1.3  # pages are never quite full
@@ -84,6 +80,8 @@ class Store:
         """Read everything that is kept in memory."""
         self.load()
         self.seen.load(self._connection)
+        if not sql.number(self._connection, "SELECT value FROM meta WHERE name = 'clean'"):
+            self._read_all()
 
     def load(self) -> None:
         """Read again what a transaction changes in memory while it is under way: after a rollback."""
@@ -94,6 +92,14 @@ class Store:
         self._attempts = dict(sql.rows(self._connection, "SELECT identity, n FROM attempts ORDER BY id"))
         self.cap.measure()
         self._is_stale = False
+
+    def _read_all(self) -> None:
+        # SQLite's check looks at pages, not at what is in the rows; one of them that makes no sense would stop a route.
+        for _ in self._connection.execute("SELECT key, kind, subject, traceparent FROM results"):
+            pass
+        for row in self._connection.execute("SELECT * FROM journal"):
+            read_entry(row)
+        read_books(self._connection)
 
     def reconcile(self, routes: Mapping[str, Sequence[str]], sinks: Collection[str]) -> list[tuple[str, str, int]]:
         """Take over the routes and sinks of the config; (route, sink, results given up)."""
@@ -233,12 +239,12 @@ class Store:
             return []
         first, end = route_range(route_id)
         query = "SELECT * FROM journal WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
-        return [_entry(row) for row in self._connection.execute(query, (max(first, after), end, limit))]
+        return [read_entry(row) for row in self._connection.execute(query, (max(first, after), end, limit))]
 
     def get_journal(self, route: str, ids: Sequence[int]) -> list[JournalEntry]:
         """Journal rows of the route by id, in the order asked for."""
         rows = sql.by_ids(self._connection, "SELECT * FROM journal WHERE id IN", self._own(route, ids))
-        entries = {row[0]: _entry(row) for cursor in rows for row in cursor.fetchall()}
+        entries = {row[0]: read_entry(row) for cursor in rows for row in cursor.fetchall()}
         return [entries[row] for row in ids if row in entries]
 
     def read_books(self) -> Books:
@@ -283,7 +289,7 @@ class Store:
             row = base | self._next_seq()
             ids.append(row)
             if index >= n_evicted:
-                self._journal.extend((row, raw.payload, _encode(_props(raw)), 0))
+                self._journal.extend((row, raw.payload, encode_props(raw), 0))
         if n_evicted:
             self.ledger.message(route, "evicted", n_evicted, REASON)
             self._report_evicted(route, "", n_evicted)
@@ -364,35 +370,3 @@ def _n_too_many(sizes: Sequence[int], room: int) -> int:
         total -= int(_FILL * (sizes[n] + _ROW_BYTES))
         n += 1
     return n
-
-
-def _props(raw: RawMessage) -> _Props:
-    return (
-        raw.topic,
-        raw.time,
-        raw.key,
-        raw.qos,
-        raw.retain,
-        raw.dup,
-        raw.content_type,
-        raw.properties,
-        raw.identity,
-    )
-
-
-def _entry(row: Sequence[object]) -> JournalEntry:
-    entry_id, payload, props, attempts = row
-    topic, time, key, qos, retain, dup, content_type, properties, identity = _decode_props(props)  # type: ignore[arg-type]
-    message = RawMessage(
-        topic=topic,
-        payload=payload,  # type: ignore[arg-type]
-        time=time,
-        key=key,
-        qos=qos,
-        retain=retain,
-        dup=dup,
-        content_type=content_type,
-        properties=properties,
-        identity=identity,
-    )
-    return JournalEntry(id=entry_id, message=message, attempts=attempts)  # type: ignore[arg-type]

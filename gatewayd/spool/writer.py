@@ -217,6 +217,7 @@ class Writer:
         except GatewaydError as error:
             op.error = error
         except (apsw.ConstraintError, TypeError, ValueError) as error:
+            self.is_healthy &= not op.is_read  # what is on disk makes no sense: the next start mends it
             op.error = FatalError(f"the spool was given what it cannot store: {error!r}")
         except Exception as error:
             # The adapter's boundary: whoever waits must hear of it, and the thread must live to tell the next.
