@@ -1,5 +1,7 @@
 """`gatewayd handlers`."""
 
+import inspect
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from gatewayd.cli.output import print_json, print_table
 from gatewayd.config.load import load
 from gatewayd.errors import ConfigError
 from gatewayd.registry import describe_handler, find_handlers, load_handler
+
+_INDENT = " " * 26
 
 
 def print_handlers(name: str | None, config: Path | None, *, as_json: bool) -> None:
@@ -41,6 +45,17 @@ def _print_one(name: str, handler: type, *, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "journaled": handler.journaled, "inline": handler.inline, "options": options})  # type: ignore[attr-defined]
         return
-    typer.echo((handler.__doc__ or name).strip() + "\n")
-    rows = [(one.name, one.type, one.default, one.description) for one in options]
-    print_table(f"Options of {name}", ["option", "type", "default", "what it is"], rows)
+    typer.echo(f"{name}: {_about(handler)}\n")
+    for one in options:
+        typer.echo(f"  {one.name:24}{one.type}; {_default(one.default)}")
+        typer.echo(textwrap.fill(one.description, 100, initial_indent=_INDENT, subsequent_indent=_INDENT))
+
+
+def _about(handler: type) -> str:
+    """The first paragraph of the handler's module, which says what it does; of the class where there is none."""
+    text = inspect.getdoc(inspect.getmodule(handler)) or inspect.getdoc(handler) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def _default(shown: str) -> str:
+    return shown if shown in ("required", "unset") else f"default {shown}"

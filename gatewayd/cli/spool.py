@@ -1,5 +1,6 @@
 """`gatewayd spool …`: reads the spool of a daemon that may be running, through a connection that cannot write."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from gatewayd.cli.output import human_bytes, print_json, print_table
 from gatewayd.config.environment import read_environment, resolve_paths
 from gatewayd.config.load import load
 from gatewayd.errors import ConfigError, GatewaydError
+from gatewayd.events import event_time
 from gatewayd.spool.reader import SpoolReader
 
 
@@ -35,9 +37,12 @@ def print_status(config: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(status)
         return
+    oldest = status.pop("oldest_time")
     for name, value in status.items():
         shown = human_bytes(value) if name.endswith("_bytes") else value
-        typer.echo(f"{name:24} {shown}")
+        typer.echo(f"{name.removesuffix('_bytes').replace('_', ' '):16} {shown}")
+    waits = "nothing waits" if oldest is None else f"waits for {max(0.0, time.time() - oldest):.0f} s"
+    typer.echo(f"{'oldest result':16} {waits}")
 
 
 def print_books(config: Path, *, as_json: bool) -> bool:
@@ -61,6 +66,12 @@ def print_books(config: Path, *, as_json: bool) -> bool:
     print_table(
         "Results: produced = delivered + pending + refused + evicted + expired", ["route -> sink", *lines], rows
     )
+    for place, reasons in books.reasons.items():
+        book, *names, line = place.split("/")
+        counted = ", ".join(f"{reason} {n}" for reason, n in reasons.items())
+        typer.echo(f"{book} {line}, {' -> '.join(names)}: {counted}")
+    if books.n_purged:
+        typer.echo(f"{books.n_purged} dead letters are no longer kept; the books still count them.")
     typer.echo("Both books balance." if books.balanced else "THE BOOKS DO NOT BALANCE.")
     return books.balanced
 
@@ -77,5 +88,12 @@ def print_dead(config: Path, *, limit: int, as_json: bool) -> None:
             ]
         )
         return
-    rows = [(letter.route, letter.sink or "-", letter.reason, letter.topic, letter.detail[:200]) for letter in letters]
-    print_table("Dead letters, newest first", ["route", "sink", "reason", "topic", "detail"], rows)
+    if not letters:
+        typer.echo("No dead letters.")
+        return
+    rows = [
+        (event_time(letter.time), letter.route, letter.sink or "-", letter.reason, letter.topic, letter.detail[:200])
+        for letter in letters
+    ]
+    print_table("Dead letters, newest first", ["time", "route", "sink", "reason", "topic", "detail"], rows)
+    typer.echo("Payloads: --json")
