@@ -45,7 +45,7 @@ def _print_one(name: str, handler: type, *, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "journaled": handler.journaled, "inline": handler.inline, "options": options})  # type: ignore[attr-defined]
         return
-    typer.echo(f"{name}: {_about(handler)}\n")
+    typer.echo(f"{name}: {_about(handler).removeprefix(name).removeprefix(':').strip()}\n")
     for one in options:
         typer.echo(f"  {one.name:24}{one.type}; {_default(one.default)}")
         typer.echo(textwrap.fill(one.description, 100, initial_indent=_INDENT, subsequent_indent=_INDENT))
