@@ -2,6 +2,7 @@
 69 the daemon cannot be reached, 78 a bad config.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; RestartPreventExitStatus in the unit
-EXIT_INTERRUPTED = 130  # what a shell gives for SIGINT
+_EXIT_PIPE = 141  # what a shell gives for SIGPIPE
 
 _MODEL_HINT = "see `gatewayd models ls`; bundles are made by `gatewayd models fetch` and `gatewayd models fit`"
 NO_CONFIG_HINT = "name the config with --config; without it that is /etc/gatewayd/gatewayd.toml, else ./config.toml"
@@ -36,9 +37,13 @@ def _tell(error: Exception) -> int:
         if hint := config_hint(leaf):
             print(f"hint: {hint}", file=sys.stderr)
         return EXIT_CONFIG if isinstance(leaf, ConfigError) else EXIT_FAILED
+    if isinstance(leaf, BrokenPipeError) and leaf.filename is None:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+        return _EXIT_PIPE
     if isinstance(leaf, OSError) and leaf.filename is not None:  # a file of the user's: there is nothing to debug
         print(f"gatewayd: {leaf.filename}: {leaf.strerror}", file=sys.stderr)
-        return EXIT_FAILED
+        if sys.argv[1:2] != ["run"]:  # a daemon may meet it days later: then where it happened matters, too
+            return EXIT_FAILED
     raise error
 
 
@@ -49,7 +54,9 @@ def config_hint(error: Exception) -> str:
     for problem in getattr(error, "problems", ()):
         if problem.problem.startswith("cannot be read") and not Path(problem.file).exists():
             return NO_CONFIG_HINT
-    return str(getattr(error, "hint", "")) or (_MODEL_HINT if isinstance(error, ModelError) else "")
+    return str(getattr(error, "hint", "")) or (
+        _MODEL_HINT if isinstance(error, ModelError) and "there is no model" in str(error) else ""
+    )
 
 
 def _leaf(error: Exception) -> Exception:

@@ -1,6 +1,7 @@
 """`gatewayd doctor`: each thing a gateway needs, looked at in turn, with what to do where it is not right."""
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -113,6 +114,9 @@ def _disk(config: Config, paths: Paths) -> Finding:
     words = (
         f"{human_bytes(free)} free for a spool of at most {human_bytes(config.spool.max_bytes)} in {paths.state_dir}"
     )
+    if not os.access(folder, os.W_OK):
+        hint = "run this as the daemon's user, or give the folder to that user; see gateway.state_dir"
+        return Finding("disk", ok=False, words=f"{folder} cannot be written to", hint=hint)
     hint = "" if free > config.spool.max_bytes else "free some space, or lower spool.max_bytes"
     return Finding("disk", free > config.spool.max_bytes, words, hint)
 

@@ -198,3 +198,21 @@ def test_what_a_quick_command_loads_is_little() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
     assert slow & set(loaded) == set()
+
+
+def test_a_folder_that_cannot_be_made_is_named(gatewayd: Command) -> None:
+    answer = gatewayd("demo", "--seconds", "8", "--keep", "/dev/null/kept", "--models", "/dev/null/models")
+
+    assert answer.status == EXIT_FAILED
+    assert answer.err == "gatewayd: /dev/null/models: Not a directory\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(good: str, tmp_path: Path) -> None:
+    (tmp_path / "many.ndjson").write_text(
+        '{"topic": "ovens/1", "payload": {"value": 90}}\n{"topic": "ovens/1", "payload": {"value": 10}}\n' * 5_000
+    )
+    command = f"{sys.executable} -m gatewayd replay many.ndjson -c {good} | true"
+
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert "Traceback" not in done.stderr
