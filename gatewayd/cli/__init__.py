@@ -12,6 +12,9 @@ EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; RestartPreventExitStatus in the unit
 _EXIT_PIPE = 141  # what a shell gives for SIGPIPE
 
+# Which extra brings a package; the core works without all of them.
+_EXTRAS = {"numpy": "onnx", "onnxruntime": "onnx", "tokenizers": "onnx", "xllamacpp": "llm", "aiomqtt": "aiomqtt"}
+_EXTRAS |= {"sklearn": "fit", "skl2onnx": "fit", "onnx": "fit", "amqtt": "demo"}
 _MODEL_HINT = "see `gatewayd models ls`; bundles are made by `gatewayd models fetch` and `gatewayd models fit`"
 NO_CONFIG_HINT = "name the config with --config; without it that is /etc/gatewayd/gatewayd.toml, else ./config.toml"
 
@@ -23,7 +26,7 @@ def main() -> None:
 
     try:
         app()
-    except (GatewaydError, OSError, ExceptionGroup) as error:
+    except (GatewaydError, OSError, ModuleNotFoundError, ExceptionGroup) as error:
         sys.exit(_tell(error))
 
 
@@ -37,6 +40,11 @@ def _tell(error: Exception) -> int:
         if hint := config_hint(leaf):
             print(f"hint: {hint}", file=sys.stderr)
         return EXIT_CONFIG if isinstance(leaf, ConfigError) else EXIT_FAILED
+    if isinstance(leaf, ModuleNotFoundError) and (extra := _EXTRAS.get((leaf.name or "").split(".")[0])):
+        print(f"gatewayd: {leaf.name} is not installed", file=sys.stderr)
+        extra = "fit" if sys.argv[1:3] == ["models", "fit"] else extra  # it brings numpy as well
+        print(f"hint: pip install 'gatewayd[{extra}]'", file=sys.stderr)
+        return EXIT_FAILED
     if isinstance(leaf, BrokenPipeError) and leaf.filename is None:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
         return _EXIT_PIPE

@@ -1,5 +1,7 @@
 """The built-in handlers answer their samples, as `gatewayd replay` runs them; and an update keeps the file readable."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,31 @@ def test_a_samples_file_that_is_none_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(GatewaydError, match=r"bad\.samples\.toml: Expected `str`"):
         run_samples_file(path, NO_CONFIG, update=False)
+
+
+def run_without(packages: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a Python where these packages are not installed."""
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({packages.split()}))"
+    code = f"{blocked}; sys.argv = ['gatewayd', *{list(arguments)}]; from gatewayd.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_threshold_answers_its_samples_with_the_core_alone() -> None:
+    heavy = "numpy onnxruntime tokenizers sklearn xllamacpp onnx skl2onnx amqtt aiomqtt"
+
+    done = run_without(heavy, "replay", str(SAMPLES / "threshold.samples.toml"))
+
+    assert done.returncode == 0, done.stderr
+    assert "8 of 8 samples ok" in done.stdout
+
+
+def test_what_needs_an_extra_says_which(tmp_path: Path) -> None:
+    recording = tmp_path / "recording.csv"
+    recording.write_text("time,a,label\n1,2,x\n")
+    config = tmp_path / "config.toml"
+    config.write_text('[models]\ndir = "models"\n')
+
+    done = run_without("numpy", "models", "fit", str(recording), "--name", "x", "--config", str(config))
+
+    assert done.returncode == 1
+    assert "gatewayd: numpy is not installed\nhint: pip install 'gatewayd[fit]'\n" in done.stderr
