@@ -2,8 +2,9 @@
 
 Invariant: a row is deleted here together with its count, for each sink that had not had it. The database may use what
 is left of the cap beside the WAL; a file grows only when no free page is left, so bounding the pages in use bounds the
-file. Known limit: one `Work` larger than the WAL's reserve (3/16 of a small cap, at most 3 MiB) that comes when the
-file has its full size overdraws the cap by about the excess, until the WAL is begun anew.
+file. A transaction larger than the WAL's
+reserve (3/16 of a small cap, at most 3 MiB) would not fit beside a file of full size: then the file is made smaller
+before it, see `Writer`.
 
 Order of eviction: results, globally oldest first, then raw messages of the journal; only of routes that say
 `when_full = "evict_oldest"`. Dead letters have their own bounds.
@@ -78,6 +79,13 @@ class Cap:
             return self._wal.stat().st_size
         except FileNotFoundError:
             return 0
+
+    def is_tight(self, n_bytes: int) -> bool:
+        """Whether a transaction of this size is too large for the WAL's reserve while the file is as large as it is."""
+        if n_bytes <= self.group_bytes:
+            return False
+        file_bytes = int(self._connection.pragma("page_count")) * PAGE_BYTES
+        return file_bytes + self.wal_bytes + self.group_bytes + int((1 + _FRAMES) * n_bytes) > self._max_bytes
 
     def blocks(self, route: str) -> bool:
         """Whether the route would rather wait than lose what is oldest."""

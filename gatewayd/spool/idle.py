@@ -35,6 +35,15 @@ class Idle:
         except apsw.Error:
             return  # next time
 
+    def shrink(self) -> None:
+        """Make the file as small as what is in it, for a transaction that is going to be large."""
+        self._truncate_wal()
+        while (n_free := int(self._connection.pragma("freelist_count"))) > 0:
+            self._connection.execute(f"PRAGMA incremental_vacuum({_STEP_PAGES})").fetchall()
+            self._truncate_wal()
+            if int(self._connection.pragma("freelist_count")) >= n_free:
+                return
+
     def fold_when_long(self) -> None:
         """Fold the WAL into the file once it has its length. After the answers, for nobody has to wait for it."""
         if self._n_frames < self._wal_pages:

@@ -163,6 +163,7 @@ class Writer:
         """Commit the writes; the routes that have new results."""
         started_s = self._clock.monotonic()
         try:
+            self._clear_the_way(sum(op.n_bytes for op in writes))
             grown = self._transact(writes)
         except Exception:
             # Which of them it was shows when each is tried alone.
@@ -181,6 +182,25 @@ class Writer:
         }
         self._events.append(("commit", report))
         return grown
+
+    def _clear_the_way(self, n_bytes: int) -> None:
+        cap = self._store.cap
+        if not cap.is_tight(n_bytes):
+            return
+        self._mark = len(self._events)
+        room, before = cap.room_bytes(), None
+        while room < n_bytes and room != before:  # in steps, each within the WAL's reserve
+            before = room
+            self._store.begin()
+            cap.make_room(min(n_bytes, room + cap.group_bytes))
+            self._store.flush()
+            self._store.commit()
+            self._store.committed()
+            self._mark = len(self._events)
+            self._idle.shrink()
+            cap.measure()
+            room = cap.room_bytes()
+        self._idle.shrink()
 
     def _transact(self, ops: list[Op]) -> frozenset[str]:
         self._mark = len(self._events)

@@ -83,3 +83,17 @@ async def test_a_file_gets_smaller_after_a_drain(tmp_path: Path) -> None:
 
         while (tmp_path / "spool.db").stat().st_size > MIB:
             await asyncio.sleep(0.05)
+
+
+async def test_a_work_larger_than_the_wals_reserve_does_not_overdraw_the_cap(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_bytes=4 * MIB) as spool:
+        for n in range(200):
+            await spool.commit(work(str(n), size=20_000))
+        for n in range(3):
+            await spool.commit(work(*(f"{n}-{i}" for i in range(80)), size=20_000))
+
+            assert sum(file.stat().st_size for file in tmp_path.glob("spool.*")) <= 4 * MIB
+
+        assert (await spool.books()).balanced
+        lease = await spool.lease("cloud", "r", limit=1000, max_bytes=64 * MIB)
+        assert lease.results[-1].key == "2-79"
