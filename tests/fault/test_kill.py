@@ -12,6 +12,6 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 @pytest.mark.usefixtures("mosquitto_binary")
 @pytest.mark.parametrize("mode", ["direct", "journaled"])
 def test_a_gateway_killed_at_random_loses_nothing(tmp_path: Path, mode: str) -> None:
-    line = kill(tmp_path / "kills", 20261121, mode=mode, n_kills=6)
+    line = kill(tmp_path / "kills", 20261121, mode=mode, n_kills=5)
 
     assert line.problems == []
