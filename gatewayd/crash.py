@@ -9,8 +9,12 @@ import os
 from gatewayd.errors import ConfigError
 
 POINTS = (
+    "spool.migrating",  # within the transaction that makes the tables
     "spool.before_commit",  # of whatever changes the spool: results, journal, attempts, acks
     "spool.after_commit",
+    "spool.evicting",  # counted, not deleted yet
+    "spool.before_checkpoint",  # after a commit that made the WAL long, or when all is still
+    "spool.after_checkpoint",
     "route.before_ack",  # committed; the PUBACK is not sent
     "route.after_ack",
     "uplink.before_send",

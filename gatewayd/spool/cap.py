@@ -15,6 +15,7 @@ from pathlib import Path
 
 import apsw
 
+from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.spool.database import PAGE_BYTES
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_MASK, route_range
@@ -53,6 +54,7 @@ class Cap:
         max_bytes: int,
         when_full: Mapping[str, str],
         on_evicted: OnEvicted,
+        crash: CrashPoint = NO_CRASH,
     ) -> None:
         self._connection = connection
         self._wal = path.with_name(path.name + "-wal")
@@ -62,6 +64,7 @@ class Cap:
         self._wal_reserve = 3 * wal_pages_for(max_bytes) * PAGE_BYTES
         self._when_full = when_full
         self._on_evicted = on_evicted
+        self._crash = crash
         self.used_bytes = 0  # pages in use, without the WAL
         self._added_bytes = 0  # by the transaction under way
         # The last line of defense, should an estimate be wrong.
@@ -156,6 +159,7 @@ class Cap:
         else:
             self._ledger.message(route, "evicted", n_rows, REASON)
             self._on_evicted(route, "", n_rows)
+        self._crash.reach("spool.evicting")
         self._connection.execute(_DELETE[table], (begin, last))
 
     def _count_results(self, route: str, last: int) -> None:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import apsw
 
+from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import ConfigError, GatewaydError, SpoolFull
 from gatewayd.spool.migrations import migrate
 
@@ -96,7 +97,7 @@ def close_database(connection: apsw.Connection) -> None:
     connection.close()
 
 
-def open_database(path: Path, *, wal_pages: int) -> apsw.Connection:
+def open_database(path: Path, *, wal_pages: int, crash: CrashPoint = NO_CRASH) -> apsw.Connection:
     """Open or create the spool's file. Raises apsw's errors, and ConfigError when it is of a newer version."""
     connection = apsw.Connection(str(path))
     try:
@@ -104,7 +105,7 @@ def open_database(path: Path, *, wal_pages: int) -> apsw.Connection:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.set_busy_timeout(BUSY_MS)
         _configure(connection, wal_pages)
-        migrate(connection)
+        migrate(connection, crash)
         if not connection.execute("SELECT value FROM meta WHERE name = 'clean'").get:
             _check(connection)
         _fold_wal(connection)

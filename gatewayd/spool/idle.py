@@ -2,6 +2,7 @@
 
 import apsw
 
+from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.spool.cap import Cap
 from gatewayd.spool.database import BUSY_MS, PAGE_BYTES
 
@@ -16,8 +17,9 @@ _WORTH_PAGES = 256  # fewer free pages than this are not worth the writing
 class Idle:
     """Called again and again while nothing waits; `pause_s` is how long to wait for work before the next call."""
 
-    def __init__(self, connection: apsw.Connection, cap: Cap, *, wal_pages: int) -> None:
+    def __init__(self, connection: apsw.Connection, cap: Cap, *, wal_pages: int, crash: CrashPoint = NO_CRASH) -> None:
         self._connection = connection
+        self._crash = crash
         self._cap = cap
         self._wal_pages = wal_pages
         self._n_frames = 0  # in the WAL, as of the last commit
@@ -48,8 +50,10 @@ class Idle:
         """Fold the WAL into the file once it has its length. After the answers, for nobody has to wait for it."""
         if self._n_frames < self._wal_pages:
             return
+        self._crash.reach("spool.before_checkpoint")
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._crash.reach("spool.after_checkpoint")
             self._n_frames = 0
         except apsw.Error:
             return  # after the next commit
@@ -76,9 +80,11 @@ class Idle:
         return apsw.SQLITE_OK
 
     def _truncate_wal(self) -> None:
+        self._crash.reach("spool.before_checkpoint")
         # Never wait for a reader here: messages may come at any moment.
         self._connection.set_busy_timeout(0)
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self._crash.reach("spool.after_checkpoint")
         finally:
             self._connection.set_busy_timeout(BUSY_MS)

@@ -10,6 +10,7 @@ it counts; what is still here (`journaled`, `pending`) is counted from the rows,
 
 import apsw
 
+from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import ConfigError
 
 SEQ_BITS = 44  # 2**44 rows: 27 years at 20,000 a second; leaves 2**19 routes. (40 bits would last 636 days.)
@@ -44,7 +45,7 @@ MIGRATIONS = (
 )
 
 
-def migrate(connection: apsw.Connection) -> None:
+def migrate(connection: apsw.Connection, crash: CrashPoint = NO_CRASH) -> None:
     """Bring the database to the newest version. Raises ConfigError when a newer gatewayd has written it."""
     version = int(connection.pragma("user_version"))
     if version > len(MIGRATIONS):
@@ -54,7 +55,9 @@ def migrate(connection: apsw.Connection) -> None:
             "drain its spool, or point gateway.state_dir to another folder",
         )
     for number in range(version, len(MIGRATIONS)):
-        connection.execute(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT")
+        connection.execute(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}")
+        crash.reach("spool.migrating")
+        connection.execute("COMMIT")
 
 
 def route_range(route_id: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from gatewayd.config import schema
+from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.spool.aside import finish, part_of, prune, put_aside, replace
 from gatewayd.spool.ballast import Ballast, ballast_bytes_for
 from gatewayd.spool.cap import wal_pages_for
@@ -74,11 +75,12 @@ def open_store(
     sinks: Collection[str],
     when_full: Mapping[str, str],
     config: schema.Spool,
+    crash: CrashPoint = NO_CRASH,
 ) -> Opened:
     """Open everything. Raises ConfigError, and SpoolFull when the disk does not allow it now; see `database`."""
     lock = Lock(path.with_suffix(".lock"))
     try:
-        return _open_patiently(path, lock, routes, sinks, when_full, config)
+        return _open_patiently(path, lock, routes, sinks, when_full, config, crash)
     except BaseException:
         lock.release()
         raise
@@ -91,6 +93,7 @@ def _open_patiently(
     sinks: Collection[str],
     when_full: Mapping[str, str],
     config: schema.Spool,
+    crash: CrashPoint,
 ) -> Opened:
     finish(path)
     ballast = Ballast(path, ballast_bytes_for(config.ballast_bytes, config.max_bytes))
@@ -101,7 +104,7 @@ def _open_patiently(
         try:
             if is_damaged and mended is None:
                 mended = _mend(path, routes, config)
-            connection, store, events = _open(path, routes, sinks, when_full, config)
+            connection, store, events = _open(path, routes, sinks, when_full, config, crash)
         except (*DAMAGE, msgspec.DecodeError, LookupError, UnicodeDecodeError, StopIteration):
             if is_damaged:
                 raise  # a fresh file cannot be damaged
@@ -116,7 +119,7 @@ def _open_patiently(
             else:
                 raise in_words(path, error) from error
         else:
-            idle = Idle(connection, store.cap, wal_pages=wal_pages_for(config.max_bytes))
+            idle = Idle(connection, store.cap, wal_pages=wal_pages_for(config.max_bytes), crash=crash)
             ballast.make()
             return Opened(store, idle, events, mended, ballast, connection, lock)
 
@@ -135,11 +138,14 @@ def _open(
     sinks: Collection[str],
     when_full: Mapping[str, str],
     config: schema.Spool,
+    crash: CrashPoint,
 ) -> tuple[apsw.Connection, Store, Events]:
-    connection = open_database(path, wal_pages=wal_pages_for(config.max_bytes))
+    connection = open_database(path, wal_pages=wal_pages_for(config.max_bytes), crash=crash)
     events: Events = []
     try:
-        store = Store(connection, path, config, when_full, routes, lambda name, fields: events.append((name, fields)))
+        store = Store(
+            connection, path, config, when_full, routes, lambda name, fields: events.append((name, fields)), crash
+        )
         store.start()
         _reconcile(store, routes, sinks, events)
     except BaseException:

@@ -16,11 +16,11 @@ from typing import Any, Self
 import structlog
 
 from gatewayd.config import schema
+from gatewayd.crash import CrashPoint
 from gatewayd.errors import FatalError, SpoolFull
 from gatewayd.ports import Clock, DeadLetter, JournalEntry, Lease, StoredResult, Work
 from gatewayd.spool.books import Books
 from gatewayd.spool.claims import Claim, Claims
-from gatewayd.spool.crash import CrashPoint
 from gatewayd.spool.opening import Mended, Opened, open_store
 from gatewayd.spool.store import work_bytes
 from gatewayd.spool.writer import Op, Writer
@@ -64,7 +64,9 @@ class SqliteSpool:
     "dead_purged", "duplicates", "no_room", "ballast" (`is_there`), and from `open` "damaged".
     """
 
-    def __init__(self, opened: Opened, *, config: schema.Spool, clock: Clock, on_event: OnEvent, crash: str) -> None:
+    def __init__(
+        self, opened: Opened, *, config: schema.Spool, clock: Clock, on_event: OnEvent, crash: CrashPoint
+    ) -> None:
         self._opened = opened
         self._store = opened.store
         self._config = config
@@ -84,7 +86,7 @@ class SqliteSpool:
             clock=clock,
             max_group=config.max_group,
             window_s=config.commit_window_ms / 1000,
-            crash=CrashPoint(crash),
+            crash=crash,
             idle=opened.idle,
             ballast=opened.ballast,
         )
@@ -111,8 +113,9 @@ class SqliteSpool:
         SpoolFull when the disk does not allow it now.
         """
         all_sinks = {sink for known in routes.values() for sink in known} if sinks is None else set(sinks)
-        opened = open_store(path, routes=routes, sinks=all_sinks, when_full=when_full, config=config)
-        spool = cls(opened, config=config, clock=clock, on_event=on_event, crash=crash)
+        point = CrashPoint(crash)
+        opened = open_store(path, routes=routes, sinks=all_sinks, when_full=when_full, config=config, crash=point)
+        spool = cls(opened, config=config, clock=clock, on_event=on_event, crash=point)
         spool._refused_payload = refused_payload
         if opened.mended is not None:
             _report(opened.mended, on_event)

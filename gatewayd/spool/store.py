@@ -10,6 +10,7 @@ from pathlib import Path
 import apsw
 
 from gatewayd.config import schema
+from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import FatalError, SpoolFull
 from gatewayd.ports import DeadLetter, JournalEntry, NewResult, RawMessage, StoredResult, Work
 from gatewayd.spool import sql
@@ -42,6 +43,7 @@ class Store:
         when_full: Mapping[str, str],
         routes: Mapping[str, Sequence[str]],
         emit: OnEvent,
+        crash: CrashPoint = NO_CRASH,
     ) -> None:
         self._connection = connection
         self._emit = emit
@@ -55,6 +57,7 @@ class Store:
             max_bytes=config.max_bytes - ballast_bytes_for(config.ballast_bytes, config.max_bytes),
             when_full=when_full,
             on_evicted=self._report_evicted,
+            crash=crash,
         )
         self._dead = DeadLetters(
             connection,

@@ -14,10 +14,10 @@ from typing import Any
 import apsw
 import structlog
 
+from gatewayd.crash import CrashPoint
 from gatewayd.errors import FatalError, GatewaydError, SpoolFull
 from gatewayd.ports import Clock
 from gatewayd.spool.ballast import Ballast
-from gatewayd.spool.crash import CrashPoint
 from gatewayd.spool.idle import Idle
 from gatewayd.spool.store import Store
 
