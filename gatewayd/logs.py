@@ -37,7 +37,8 @@ def set_up(config: Log, environment: Environment, stream: TextIO | None = None) 
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(_level(config)),
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
+        # Not cached: a reload changes the level of loggers that modules hold. Log lines are rare enough to pay for it.
+        cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(

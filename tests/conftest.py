@@ -1,12 +1,14 @@
 """Fixtures for every test folder: real brokers, and the daemon's clock as it is in production."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.sim.mosquitto import Mosquitto, find_mosquitto
 
@@ -27,6 +29,17 @@ class RealClock:
 @pytest.fixture
 def real_clock() -> RealClock:
     return RealClock()
+
+
+@pytest.fixture(autouse=True)
+def _own_logs() -> Iterator[None]:
+    """A test that sets up logging leaves nothing behind for the next one."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
 
 
 @pytest.fixture(scope="session")

@@ -178,3 +178,16 @@ def test_standard_error_is_where_logs_go_and_standard_output_stays_clean() -> No
 
     assert done.stdout == ""
     assert json.loads(done.stderr)["event"] == "x"
+
+
+def test_a_logger_that_was_used_before_takes_the_new_level() -> None:
+    held = structlog.get_logger("gatewayd.held")
+    out = io.StringIO()
+    set_up(Log(level="warning"), NOWHERE, out)
+    held.info("not yet")
+
+    set_up(Log(level="info"), NOWHERE, out)
+    held.info("now")
+
+    assert "not yet" not in out.getvalue()
+    assert "now" in out.getvalue()
