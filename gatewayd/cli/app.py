@@ -224,7 +224,11 @@ def models_fit(
     ] = None,
     time: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
     device: Annotated[str | None, typer.Option(help="Column that tells devices apart.")] = None,
-    window: Annotated[int, typer.Option(min=2, help="Samples the model looks at.")] = 16,
+    ignore: Annotated[list[str] | None, typer.Option(help="Column never to use; may be given again.")] = None,
+    window: Annotated[int, typer.Option(min=2, help="Samples the model looks at.")] = 60,
+    false_alarms: Annotated[
+        float | None, typer.Option(min=0, max=0.5, help="Share of normal samples that may raise an alarm, e.g. 0.01.")
+    ] = None,
     column: Annotated[str, typer.Option(help="With --text: column of the texts.")] = "text",
     encoder: Annotated[str, typer.Option(help="With --text: the encoder's bundle.")] = "minilm-int8",
     as_json: JsonOption = False,
@@ -242,7 +246,9 @@ def models_fit(
         as_json=as_json,
         name=name,
         version=version,
-        fields=fields,
+        fields=fields or None,
+        ignore=ignore or (),
+        false_alarm_rate=false_alarms,
         label_column=label,
         time_column=time,
         device_column=device,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gatewayd.cli.models import open_store
-from gatewayd.cli.output import print_json
+from gatewayd.cli.output import print_json, print_table
 from gatewayd.config.environment import read_environment, resolve_paths
 from gatewayd.config.load import load
 from gatewayd.registry import find_handlers, load_handler
@@ -32,7 +32,12 @@ def fit_from_texts(config: Path, files: Sequence[Path], *, encoder: str, as_json
     classify_text: Any = load_handler("classify_text", find_handlers([]), key="handler")
     folder = _models_dir(config)
     encode = classify_text.encoder(store, encoder)
-    report = fit_text(files, folder, encoder=folder / encoder, encode=encode, progress=_bar(), **options)
+    bar = _bar()
+
+    def progress(done: int, total: int) -> None:
+        bar("texts", done, total)
+
+    report = fit_text(files, folder, encoder=folder / encoder, encode=encode, progress=progress, **options)
     store.close()
     _show(report, as_json=as_json)
 
@@ -64,5 +69,18 @@ def _show(report: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
+    tables = {name: rows.pop(name) for name in ("files", "figures") if name in rows}
     for name, value in rows.items():
-        typer.echo(f"{name:20} {value}")
+        typer.echo(f"{name:20} {_shown(value)}")
+    for name, table in tables.items():
+        lines = [{"label": key, **each} for key, each in table.items()] if isinstance(table, dict) else list(table)
+        if lines:
+            print_table(f"Held out, by {name}", list(lines[0]), [[_shown(v) for v in line.values()] for line in lines])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -1,6 +1,7 @@
 """Commands beside a running daemon and a real Mosquitto: status, the spool's three views, the doctor."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.sim.gateway import Gateway, wait_until
+from tests.sim.models import demo_models
 from tests.sim.mosquitto import Mosquitto
 
 pytestmark = pytest.mark.broker
@@ -120,3 +122,24 @@ def test_after_the_stop_the_books_can_still_be_read(running: Gateway) -> None:
 
     assert command(running, "status")[0] == 69
     assert as_json(running, "spool", "audit")["balanced"]
+
+
+@pytest.mark.model
+def test_a_head_is_fitted_on_labeled_texts(tmp_path: Path) -> None:
+    models = demo_models("minilm-int8")
+    shutil.copytree(models / "minilm-int8", tmp_path / "models" / "minilm-int8")
+    rule = '[[routes.x.options.rules]]\nlabel = "a"\nabove = 1.0\n'
+    (tmp_path / "config.toml").write_text(f'[routes.x]\ntopics = ["a"]\nhandler = "threshold"\n{rule}')
+    alerts = ["pump failed to start", "motor overheated", "fire alarm on line 2", "emergency stop pressed"]
+    normal = ["cycle finished", "heartbeat ok", "recipe loaded", "shift change done"]
+    lines = [f"{text},{label}" for label, texts in (("alert", alerts), ("normal", normal)) for text in texts]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *lines, ""]))
+    fit = ["models", "fit", "texts.csv", "--text", "--name", "head", "--json"]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "gatewayd", *fit], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["labels"] == ["alert", "normal"]
+    assert (tmp_path / "models" / "head" / "model.toml").exists()
