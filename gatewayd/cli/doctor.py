@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from gatewayd.checked import handler_problems
-from gatewayd.cli.output import cause, human_bytes, print_json
+from gatewayd.cli.output import cause, human_bytes, print_json, quiet_logs
 from gatewayd.config.environment import Paths, read_environment, resolve_paths
 from gatewayd.config.load import examine as examine_config
 from gatewayd.config.schema import Config
@@ -34,6 +34,7 @@ class Finding:
 
 async def examine(config_path: Path, *, as_json: bool) -> bool:
     """Print what was found. True when nothing is wrong."""
+    quiet_logs()
     findings = [finding async for finding in _findings(config_path)]
     if as_json:
         print_json([asdict(finding) for finding in findings])

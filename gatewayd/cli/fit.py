@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gatewayd.cli.models import open_store
-from gatewayd.cli.output import print_json, print_table
+from gatewayd.cli.output import print_json, print_table, quiet_logs
 from gatewayd.config.environment import read_environment, resolve_paths
 from gatewayd.config.load import load
 from gatewayd.registry import find_handlers, load_handler
@@ -20,6 +20,7 @@ def fit_from_recordings(config: Path, files: Sequence[Path], *, as_json: bool, *
     """Fit a classifier (labels given) or an anomaly detector (none given) on CSV recordings."""
     from gatewayd.models.fit_series import fit_series
 
+    quiet_logs()
     _show(fit_series(files, _models_dir(config), progress=_bar(), **options), as_json=as_json)
 
 

@@ -16,6 +16,7 @@ from gatewayd.models.store import ModelStore
 
 def open_store(config: Path) -> ModelStore:
     """The models folder of this config."""
+    quiet_logs()
     loaded = load(config)
     return ModelStore(resolve_paths(loaded, read_environment(), config).models, loaded.models)
 
