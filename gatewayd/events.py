@@ -82,9 +82,8 @@ def event(stored: StoredResult, gateway: str) -> Event:
 
 def event_attributes(stored: StoredResult, gateway: str) -> dict[str, str]:
     """The event's attributes without its data, for binary mode; those that are empty are left out."""
-    made = event(stored, gateway)
-    names = ("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "traceparent")
-    return {name: value for name in names if (value := getattr(made, name))}
+    properties = event_properties(stored, event_source(gateway, stored.route))
+    return {**dict(properties), "datacontenttype": DATA_CONTENT_TYPE}
 
 
 def event_properties(result: NewResult | StoredResult, source: str) -> tuple[tuple[str, str], ...]:
@@ -96,8 +95,9 @@ def event_properties(result: NewResult | StoredResult, source: str) -> tuple[tup
         ("type", TYPE_PREFIX + result.kind),
         ("subject", result.subject),
         ("time", event_time(result.time)),
+        ("traceparent", result.traceparent),
     )
-    return (*properties, ("traceparent", result.traceparent)) if result.traceparent else properties
+    return tuple(pair for pair in properties if pair[1])
 
 
 def event_json(stored: StoredResult, gateway: str) -> bytes:

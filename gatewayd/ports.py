@@ -106,7 +106,7 @@ class Lease:
     sink: str
     route: str
     results: tuple[StoredResult, ...]
-    attempt: int  # 1 on the first try since these results were last nacked or first offered
+    attempt: int  # 1 when first offered, one more after each nack and each lapse, 1 again after an ack
 
 
 class Spool(Protocol):

@@ -11,12 +11,13 @@ from gatewayd.events import (
     batch_json,
     event_attributes,
     event_json,
+    event_properties,
     event_source,
     event_time,
     parse_batch,
     parse_event,
 )
-from gatewayd.ports import StoredResult
+from gatewayd.ports import NewResult, StoredResult
 
 STORED = StoredResult(
     row=7,
@@ -115,3 +116,11 @@ def test_the_kind_of_a_foreign_event_is_empty() -> None:
     event = parse_event(b'{"specversion":"1.0","id":"1","source":"/","type":"com.example.x","extra":"y"}')
 
     assert event.kind == ""
+
+
+def test_live_properties_leave_out_what_is_empty_as_the_attributes_do() -> None:
+    result = NewResult(key="k", kind="alert", subject="", time=float("inf"), data=b"{}")
+
+    names = [name for name, _ in event_properties(result, "/gateways/g/routes/r")]
+
+    assert names == ["specversion", "id", "source", "type"]
