@@ -39,6 +39,7 @@ from gatewayd.registry import find_handlers, load_handler, make_handler
 from gatewayd.route import RouteContext
 from gatewayd.routing import Router, subscriptions
 from gatewayd.spool import SqliteSpool
+from gatewayd.spool.policy import RoutePolicy
 from gatewayd.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -174,7 +175,7 @@ def _open_spool(ground: Ground) -> SqliteSpool:
     return SqliteSpool.open(
         ground.paths.spool,
         routes={name: route.sinks for name, route in config.routes.items()},
-        when_full={name: route.when_full for name, route in config.routes.items()},
+        policies={name: RoutePolicy.of(route) for name, route in config.routes.items()},
         sinks=config.sinks,
         config=config.spool,
         clock=ground.clock,

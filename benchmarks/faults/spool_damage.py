@@ -72,7 +72,7 @@ def run_damage(folder: Path, *, n_images: int, seed: int) -> Found:
 
 
 def _open(folder: Path) -> SqliteSpool:
-    return SqliteSpool.open(folder / "spool.db", routes=ROUTES, when_full={}, config=_CONFIG, clock=FakeClock())
+    return SqliteSpool.open(folder / "spool.db", routes=ROUTES, policies={}, config=_CONFIG, clock=FakeClock())
 
 
 def _data(key: str) -> bytes:

@@ -72,7 +72,7 @@ def run_images(folder: Path, *, n_images: int, seed: int, synchronous: str = "FU
 
 
 def _open(folder: Path) -> SqliteSpool:
-    return SqliteSpool.open(folder / "spool.db", routes=ROUTES, when_full={}, config=_CONFIG, clock=FakeClock())
+    return SqliteSpool.open(folder / "spool.db", routes=ROUTES, policies={}, config=_CONFIG, clock=FakeClock())
 
 
 async def _use(folder: Path, disk: RecordingDisk, draw: random.Random) -> None:

@@ -83,7 +83,7 @@ def run_faults(folder: Path, kind: str, *, for_ever: bool, is_full: bool = False
 
 
 def _open(folder: Path) -> SqliteSpool:
-    return SqliteSpool.open(folder / "spool.db", routes=ROUTES, when_full={}, config=_CONFIG, clock=SystemClock())
+    return SqliteSpool.open(folder / "spool.db", routes=ROUTES, policies={}, config=_CONFIG, clock=SystemClock())
 
 
 async def _prepare(folder: Path) -> None:

@@ -43,6 +43,7 @@ SAMPLES: Mapping[str, Any] = {
     "time": "sent_at",
     "id": "message_id",
     "every_s": 3600.0,
+    "ttl_s": 604800.0,
     "max_call_s": 60.0,
     "otlp_endpoint": "http://127.0.0.1:4318",
 }

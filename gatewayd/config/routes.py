@@ -175,8 +175,35 @@ class Route(Section, frozen=True):
         ),
     ] = None
     when_full: Annotated[
-        Literal["evict_oldest", "block"],
+        Literal["evict_oldest", "evict_lowest_priority", "thin", "block"],
         Meta(
-            description="At the spool's cap: evict the oldest results (counted), or hold QoS 1 back. A gateway that stops acknowledging for long harms every publisher on the bus."
+            description="At the spool's cap: evict the oldest results (counted), or those of the lowest priority first; thin: replace the oldest by aggregates and keep the newest as they are; block: hold QoS 1 back. A gateway that stops acknowledging for long harms every publisher on the bus."
         ),
     ] = "evict_oldest"
+    priority: Annotated[
+        int, Meta(ge=0, le=9, description="What is lost first when there is not room for all: 0 first, 9 last.")
+    ] = 4
+    ttl_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="How long this route's results and journaled messages matter, in seconds; older ones expire (counted), whatever the wall clock says. Unset: for ever."
+        ),
+    ] = None
+    drain: Annotated[
+        Literal["oldest_first", "live_first"],
+        Meta(
+            description="After an outage: oldest_first keeps strict order; live_first sends what is new at once and what waited beside it, each in order."
+        ),
+    ] = "oldest_first"
+    write: Annotated[
+        Literal["always", "when_offline"],
+        Meta(
+            description="when_offline spares flash: while every sink confirms, results stay in memory and a power cut loses at most `write_max_s` or `write_max_results` of them. always: nothing acknowledged is lost."
+        ),
+    ] = "always"
+    write_max_s: Annotated[
+        float, Meta(gt=0, le=3600, description='With write = "when_offline": longest stay in memory alone, in seconds.')
+    ] = 5.0
+    write_max_results: Annotated[
+        int, Meta(ge=1, le=100000, description='With write = "when_offline": most results in memory alone.')
+    ] = 1000

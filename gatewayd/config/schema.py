@@ -54,6 +54,12 @@ class Gateway(Section, frozen=True):
             description="Folder of the spool. Empty: $STATE_DIRECTORY (systemd), else $XDG_STATE_HOME/gatewayd, else ~/.local/state/gatewayd."
         ),
     ] = ""
+    clock_sync_file: Annotated[
+        str,
+        Meta(
+            description="A file that exists once the clock is synchronized, for time daemons that tell nobody else. Empty: the kernel is asked, and systemd-timesyncd."
+        ),
+    ] = ""
     drain_s: Annotated[
         float,
         Meta(
@@ -106,6 +112,14 @@ class Spool(Section, frozen=True):
         float,
         Meta(gt=0, le=86400, description="A lease that is neither acked nor nacked lapses after this many seconds."),
     ] = 120.0
+    loss_report_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86400,
+            description="What was lost (evicted, expired, dropped) is reported to a route's sinks as a result of kind `loss`, at most this often, in seconds.",
+        ),
+    ] = 60.0
 
 
 class Models(Section, frozen=True):

@@ -28,6 +28,22 @@ class HttpSink(Section, frozen=True, tag_field="type", tag="http"):
             description="Highest ceiling of the delay between attempts, in seconds (full jitter). Retried for ever.",
         ),
     ] = 300.0
+    max_results_per_s: Annotated[
+        float, Meta(ge=0, description="Most results sent in a second, on average. 0: no limit.")
+    ] = 0.0
+    max_bytes_per_s: Annotated[
+        float, Meta(ge=0, description="Most bytes sent in a second, on average, as they are on the wire. 0: no limit.")
+    ] = 0.0
+    max_bytes_per_month: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Most bytes sent in a month, for metered links; then the sink waits for the next. 0: no limit.",
+        ),
+    ] = 0
+    month_starts_on: Annotated[
+        int, Meta(ge=1, le=28, description="Day (UTC) on which the month of max_bytes_per_month begins.")
+    ] = 1
 
 
 class MqttSink(Broker, frozen=True, tag_field="type", tag="mqtt"):
@@ -50,6 +66,22 @@ class MqttSink(Broker, frozen=True, tag_field="type", tag="mqtt"):
             description="Highest ceiling of the delay between attempts, in seconds (full jitter). Retried for ever.",
         ),
     ] = 300.0
+    max_results_per_s: Annotated[
+        float, Meta(ge=0, description="Most results sent in a second, on average. 0: no limit.")
+    ] = 0.0
+    max_bytes_per_s: Annotated[
+        float, Meta(ge=0, description="Most bytes sent in a second, on average, as they are on the wire. 0: no limit.")
+    ] = 0.0
+    max_bytes_per_month: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Most bytes sent in a month, for metered links; then the sink waits for the next. 0: no limit.",
+        ),
+    ] = 0
+    month_starts_on: Annotated[
+        int, Meta(ge=1, le=28, description="Day (UTC) on which the month of max_bytes_per_month begins.")
+    ] = 1
 
 
 class FileSink(Section, frozen=True, tag_field="type", tag="file"):
@@ -82,6 +114,22 @@ class FileSink(Section, frozen=True, tag_field="type", tag="file"):
             description="Highest ceiling of the delay between attempts, in seconds (full jitter). Retried for ever.",
         ),
     ] = 60.0
+    max_results_per_s: Annotated[
+        float, Meta(ge=0, description="Most results sent in a second, on average. 0: no limit.")
+    ] = 0.0
+    max_bytes_per_s: Annotated[
+        float, Meta(ge=0, description="Most bytes sent in a second, on average, as they are on the wire. 0: no limit.")
+    ] = 0.0
+    max_bytes_per_month: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Most bytes sent in a month, for metered links; then the sink waits for the next. 0: no limit.",
+        ),
+    ] = 0
+    month_starts_on: Annotated[
+        int, Meta(ge=1, le=28, description="Day (UTC) on which the month of max_bytes_per_month begins.")
+    ] = 1
 
 
 Sink = HttpSink | MqttSink | FileSink

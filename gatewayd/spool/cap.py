@@ -10,7 +10,7 @@ Order of eviction: results, globally oldest first, then raw messages of the jour
 `when_full = "evict_oldest"`. Dead letters have their own bounds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -19,6 +19,7 @@ from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.spool.database import PAGE_BYTES
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_MASK, route_range
+from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.positions import Positions
 from gatewayd.spool.sql import number
 
@@ -52,7 +53,7 @@ class Cap:
         ledger: Ledger,
         *,
         max_bytes: int,
-        when_full: Mapping[str, str],
+        policy: Callable[[str], RoutePolicy],
         on_evicted: OnEvicted,
         crash: CrashPoint = NO_CRASH,
     ) -> None:
@@ -62,7 +63,7 @@ class Cap:
         self._ledger = ledger
         self._max_bytes = max_bytes
         self._wal_reserve = 3 * wal_pages_for(max_bytes) * PAGE_BYTES
-        self._when_full = when_full
+        self._policy = policy
         self._on_evicted = on_evicted
         self._crash = crash
         self.used_bytes = 0  # pages in use, without the WAL
@@ -92,7 +93,7 @@ class Cap:
 
     def blocks(self, route: str) -> bool:
         """Whether the route would rather wait than lose what is oldest."""
-        return self._when_full.get(route) == "block"
+        return self._policy(route).when_full == "block"
 
     def begin(self) -> None:
         """A transaction begins."""

@@ -42,6 +42,30 @@ MIGRATIONS = (
     CREATE TABLE seen (id INTEGER PRIMARY KEY, identities BLOB NOT NULL) STRICT;
     CREATE TABLE attempts (id INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE, n INTEGER NOT NULL) STRICT;
     """,
+    """
+    -- Checksums, see `sums`; 0: of a row that version 1 has written.
+    ALTER TABLE results ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE journal ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+    -- Ids in (first, last] are resolved for the sink although they lie beyond its cursor.
+    CREATE TABLE ranges (
+        sink TEXT NOT NULL, route_id INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+        PRIMARY KEY (sink, route_id, first)
+    ) STRICT, WITHOUT ROWID;
+    -- Rows up to `seq` were stored when the age clock showed at most `age_s`, the wall clock `time`.
+    CREATE TABLE marks (seq INTEGER PRIMARY KEY, age_s REAL NOT NULL, time REAL NOT NULL) STRICT;
+    -- From `seq` on the wall clock was `offset_s` ahead of the clock that counts from boot.
+    CREATE TABLE clocks (
+        seq INTEGER PRIMARY KEY, boot TEXT NOT NULL, offset_s REAL NOT NULL, is_synced INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE state (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+    CREATE TABLE usage (
+        sink TEXT NOT NULL, day TEXT NOT NULL, n_bytes INTEGER NOT NULL, n_requests INTEGER NOT NULL,
+        PRIMARY KEY (sink, day)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE holds (sink TEXT PRIMARY KEY, until_age_s REAL NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE orders (id INTEGER PRIMARY KEY, what TEXT NOT NULL, args TEXT NOT NULL, answer TEXT) STRICT;
+    CREATE TABLE reports (route TEXT PRIMARY KEY, row INTEGER NOT NULL, counted TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    """,
 )
 
 

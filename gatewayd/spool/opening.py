@@ -24,6 +24,7 @@ from gatewayd.spool.database import (
     open_database,
 )
 from gatewayd.spool.idle import Idle
+from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.salvage import Salvaged, salvage
 from gatewayd.spool.store import Store
 
@@ -73,14 +74,14 @@ def open_store(
     *,
     routes: Mapping[str, Sequence[str]],
     sinks: Collection[str],
-    when_full: Mapping[str, str],
+    policies: Mapping[str, RoutePolicy],
     config: schema.Spool,
     crash: CrashPoint = NO_CRASH,
 ) -> Opened:
     """Open everything. Raises ConfigError, and SpoolFull when the disk does not allow it now; see `database`."""
     lock = Lock(path.with_suffix(".lock"))
     try:
-        return _open_patiently(path, lock, routes, sinks, when_full, config, crash)
+        return _open_patiently(path, lock, routes, sinks, policies, config, crash)
     except BaseException:
         lock.release()
         raise
@@ -91,7 +92,7 @@ def _open_patiently(
     lock: Lock,
     routes: Mapping[str, Sequence[str]],
     sinks: Collection[str],
-    when_full: Mapping[str, str],
+    policies: Mapping[str, RoutePolicy],
     config: schema.Spool,
     crash: CrashPoint,
 ) -> Opened:
@@ -104,7 +105,7 @@ def _open_patiently(
         try:
             if is_damaged and mended is None:
                 mended = _mend(path, routes, config)
-            connection, store, events = _open(path, routes, sinks, when_full, config, crash)
+            connection, store, events = _open(path, routes, sinks, policies, config, crash)
         except (*DAMAGE, msgspec.DecodeError, LookupError, UnicodeDecodeError, StopIteration):
             if is_damaged:
                 raise  # a fresh file cannot be damaged
@@ -136,7 +137,7 @@ def _open(
     path: Path,
     routes: Mapping[str, Sequence[str]],
     sinks: Collection[str],
-    when_full: Mapping[str, str],
+    policies: Mapping[str, RoutePolicy],
     config: schema.Spool,
     crash: CrashPoint,
 ) -> tuple[apsw.Connection, Store, Events]:
@@ -144,7 +145,7 @@ def _open(
     events: Events = []
     try:
         store = Store(
-            connection, path, config, when_full, routes, lambda name, fields: events.append((name, fields)), crash
+            connection, path, config, policies, routes, lambda name, fields: events.append((name, fields)), crash
         )
         store.start()
         _reconcile(store, routes, sinks, events)

@@ -30,7 +30,7 @@ def encode_props(raw: RawMessage) -> bytes:
 
 def read_entry(row: Sequence[object]) -> JournalEntry:
     """A row of `journal` as a value."""
-    entry_id, payload, props, attempts = row
+    entry_id, payload, props, attempts = row[:4]
     topic, time, key, qos, retain, dup, content_type, properties, identity = _decode_props(props)  # type: ignore[arg-type]
     message = RawMessage(
         topic=topic,

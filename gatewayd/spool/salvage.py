@@ -116,8 +116,10 @@ def _copy(source: apsw.Connection, target: apsw.Connection, found: Salvaged) -> 
                 found.seq = value
     _copy_rows(scan, target, found, "seen", "id, identities", lambda row: _decode_identities(row[1]))
     _copy_rows(scan, target, found, "attempts", "id, identity, n", lambda row: bytes(row[1]))
-    n = _copy_rows(scan, target, found, "results", "id, key, kind, subject, time, data, traceparent", _check_result)
-    n += _copy_rows(scan, target, found, "journal", "id, payload, props, attempts", read_entry)
+    n = _copy_rows(
+        scan, target, found, "results", "id, key, kind, subject, time, data, traceparent, sum", _check_result
+    )
+    n += _copy_rows(scan, target, found, "journal", "id, payload, props, attempts, sum", read_entry)
     n += _copy_rows(scan, target, found, "dead", DEAD_COLUMNS, read_letter)
     found.n_salvaged, found.n_gaps = n, scan.n_gaps
     with target:

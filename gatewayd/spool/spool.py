@@ -22,6 +22,7 @@ from gatewayd.ports import Clock, DeadLetter, JournalEntry, Lease, StoredResult,
 from gatewayd.spool.books import Books
 from gatewayd.spool.claims import Claim, Claims
 from gatewayd.spool.opening import Mended, Opened, open_store
+from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.store import work_bytes
 from gatewayd.spool.writer import Op, Writer
 
@@ -97,7 +98,7 @@ class SqliteSpool:
         path: Path,
         *,
         routes: Mapping[str, Sequence[str]],
-        when_full: Mapping[str, str],
+        policies: Mapping[str, RoutePolicy],
         config: schema.Spool,
         clock: Clock,
         on_event: OnEvent = ignore_event,
@@ -107,14 +108,14 @@ class SqliteSpool:
     ) -> Self:
         """Open or make the spool file `path`; beside it are its lock and what was found damaged.
 
-        `routes` names each route's sinks, `when_full` is "evict_oldest" (default) or "block" by route, `sinks` are all
+        `routes` names each route's sinks, `policies` what a route says about its rows, `sinks` are all
         sinks there are (default: those of `routes`): a route gone from the config is still delivered to those.
         Raises ConfigError when another process has the spool, a newer gatewayd wrote it, or rights are missing, and
         SpoolFull when the disk does not allow it now.
         """
         all_sinks = {sink for known in routes.values() for sink in known} if sinks is None else set(sinks)
         point = CrashPoint(crash)
-        opened = open_store(path, routes=routes, sinks=all_sinks, when_full=when_full, config=config, crash=point)
+        opened = open_store(path, routes=routes, sinks=all_sinks, policies=policies, config=config, crash=point)
         spool = cls(opened, config=config, clock=clock, on_event=on_event, crash=point)
         spool._refused_payload = refused_payload
         if opened.mended is not None:
@@ -316,7 +317,7 @@ class SqliteSpool:
         self._n_waiting -= len(ops)
         self._has_room.set()
         for op in ops:
-            if op.future.done():  # cancelled: done all the same
+            if op.future is None or op.future.done():  # cancelled: done all the same
                 continue
             if op.error is None:
                 op.future.set_result(op.value)

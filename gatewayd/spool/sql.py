@@ -17,7 +17,7 @@ def _inserts(table: str, n_columns: int) -> tuple[tuple[int, str], ...]:
     return tuple((n_rows, f"INSERT INTO {table} VALUES {','.join([row] * n_rows)}") for n_rows in _CHUNKS)  # noqa: S608
 
 
-_INSERT = {"results": (7, _inserts("results", 7)), "journal": (4, _inserts("journal", 4))}
+_INSERT = {"results": (8, _inserts("results", 8)), "journal": (5, _inserts("journal", 5))}
 
 
 def insert(connection: apsw.Connection, table: str, flat: Sequence[Any]) -> None:

@@ -17,12 +17,15 @@ from gatewayd.spool import sql
 from gatewayd.spool.ballast import ballast_bytes_for
 from gatewayd.spool.books import Books, read_books
 from gatewayd.spool.cap import REASON, Cap
+from gatewayd.spool.chores import Chore
 from gatewayd.spool.dead import DeadLetters
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_MASK, route_range
+from gatewayd.spool.policy import DEFAULT, RoutePolicy
 from gatewayd.spool.positions import Positions
 from gatewayd.spool.recent import MAX_KEYS, RecentKeys, Seen
 from gatewayd.spool.rows import encode_props, read_entry
+from gatewayd.spool.sums import journal_sum, result_sum
 
 OnEvent = Callable[[str, Mapping[str, object]], None]
 
@@ -40,13 +43,15 @@ class Store:
         connection: apsw.Connection,
         path: Path,
         config: schema.Spool,
-        when_full: Mapping[str, str],
+        policies: Mapping[str, RoutePolicy],
         routes: Mapping[str, Sequence[str]],
         emit: OnEvent,
         crash: CrashPoint = NO_CRASH,
     ) -> None:
-        self._connection = connection
-        self._emit = emit
+        self.connection = self._connection = connection
+        self.emit = self._emit = emit
+        self._policies = policies
+        self.chores: list[Chore] = []
         self.ledger = Ledger()
         self.positions = Positions(connection)
         self.cap = Cap(
@@ -55,7 +60,7 @@ class Store:
             self.positions,
             self.ledger,
             max_bytes=config.max_bytes - ballast_bytes_for(config.ballast_bytes, config.max_bytes),
-            when_full=when_full,
+            policy=self.policy,
             on_evicted=self._report_evicted,
             crash=crash,
         )
@@ -78,6 +83,10 @@ class Store:
         self._results: list[object] = []  # columns of rows not inserted yet
         self._journal: list[object] = []
         self.grown: set[str] = set()  # routes that got results in this transaction
+
+    def policy(self, route: str) -> RoutePolicy:
+        """What the route's config says, or the default for one that is gone from it."""
+        return self._policies.get(route, DEFAULT)
 
     def start(self) -> None:
         """Read everything that is kept in memory."""
@@ -292,7 +301,8 @@ class Store:
             row = base | self._next_seq()
             ids.append(row)
             if index >= n_evicted:
-                self._journal.extend((row, raw.payload, encode_props(raw), 0))
+                props = encode_props(raw)
+                self._journal.extend((row, raw.payload, props, 0, journal_sum(row, raw.payload, props)))
         if n_evicted:
             self.ledger.message(route, "evicted", n_evicted, REASON)
             self._report_evicted(route, "", n_evicted)
@@ -314,7 +324,8 @@ class Store:
                 n_lost += 1
                 continue
             seq += 1
-            extend((base | seq, key, result.kind, result.subject, result.time, result.data, result.traceparent))
+            row = (base | seq, key, result.kind, result.subject, result.time, result.data, result.traceparent)
+            extend((*row, result_sum(*row)))
         self._seq = seq
         if seq > SEQ_MASK:
             raise FatalError("the spool has numbered all the rows it can: move it aside and start a fresh one")

@@ -18,6 +18,7 @@ from gatewayd.crash import CrashPoint
 from gatewayd.errors import FatalError, GatewaydError, SpoolFull
 from gatewayd.ports import Clock
 from gatewayd.spool.ballast import Ballast
+from gatewayd.spool.chores import CHORES_EVERY_S
 from gatewayd.spool.idle import Idle
 from gatewayd.spool.store import Store
 
@@ -44,7 +45,7 @@ class Op:
     def __init__(
         self,
         run: Callable[[], Any],
-        future: "asyncio.Future[Any]",
+        future: "asyncio.Future[Any] | None",
         *,
         is_read: bool = False,
         is_producer: bool = False,
@@ -52,7 +53,7 @@ class Op:
         n_results: int = 0,
     ) -> None:
         self.run = run
-        self.future = future
+        self.future = future  # None: nobody waits, it is done again later
         self.is_read = is_read
         self.is_producer = is_producer  # told that the spool is full; others wait until it is not
         self.n_bytes = n_bytes
@@ -91,6 +92,7 @@ class Writer:
         self._idle = idle
         self._ballast = ballast
         self._rescue_at_s = 0.0
+        self._chores_at_s = 0.0
         self._queue: queue.SimpleQueue[Op | None] = queue.SimpleQueue()
         self._delayed: list[Op] = []  # acks, deletes and reads that found the disk full or out of order
         self._retry_at_s = 0.0
@@ -124,6 +126,7 @@ class Writer:
                     self._alone(op, self._read)
             later = set(map(id, self._delayed))
             self._hand_back([op for op in ops if id(op) not in later], grown)
+            self._do_chores()
             self._idle.fold_when_long()
             if not self._ballast.is_there:
                 self._rescue()
@@ -182,6 +185,17 @@ class Writer:
         }
         self._events.append(("commit", report))
         return grown
+
+    def _do_chores(self) -> None:
+        now_s = time.monotonic()
+        if now_s < self._chores_at_s:
+            return
+        self._chores_at_s = now_s + CHORES_EVERY_S
+        grown: frozenset[str] = frozenset()
+        for chore in self._store.chores:
+            if chore.is_due(self._clock.monotonic()):
+                grown |= self._alone(Op(chore.run, None), self._transact_one) or frozenset()
+        self._hand_back([], grown)
 
     def _clear_the_way(self, n_bytes: int) -> None:
         cap = self._store.cap
@@ -269,7 +283,7 @@ class Writer:
         op.n_tries += 1
         if self._ballast.give_up(error):
             self._tell_ballast()
-        if op.is_producer:
+        if op.is_producer or op.future is None:
             op.error = SpoolFull(f"the file system takes no more: {error}")
         elif op.is_read and op.n_tries >= _MAX_READS:
             self.is_healthy = False

@@ -31,7 +31,7 @@ class SystemClock:
 def open_spool(folder: Path, crash: str = "") -> SqliteSpool:
     config = schema.Spool()
     return SqliteSpool.open(
-        folder / "spool.db", routes=ROUTES, when_full={}, config=config, clock=SystemClock(), crash=crash
+        folder / "spool.db", routes=ROUTES, policies={}, config=config, clock=SystemClock(), crash=crash
     )
 
 

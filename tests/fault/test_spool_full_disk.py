@@ -36,7 +36,7 @@ def open_spool(disk: Path, events: Events, ballast_bytes: int = MIB, max_bytes: 
     return SqliteSpool.open(
         disk / "state" / "spool.db",
         routes={"r": ["cloud"]},
-        when_full={},
+        policies={},
         config=config,
         clock=SystemClock(),
         on_event=lambda name, fields: events.append((name, fields)),

@@ -56,7 +56,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def open(self) -> SqliteSpool:
         path = self.folder / str(self.n_lives) / "spool.db"
         config = schema.Spool(max_bytes=MAX_BYTES, lease_s=100.0, max_dead_letters=20)
-        return SqliteSpool.open(path, routes=ROUTES, when_full={}, config=config, clock=self.clock)
+        return SqliteSpool.open(path, routes=ROUTES, policies={}, config=config, clock=self.clock)
 
     def do(self, awaitable):
         return self.loop.run_until_complete(asyncio.wait_for(awaitable, 30))

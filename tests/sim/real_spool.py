@@ -9,6 +9,7 @@ from gatewayd.config import schema
 from gatewayd.errors import SpoolFull
 from gatewayd.ports import NewResult, RawMessage, Work
 from gatewayd.spool import SqliteSpool
+from gatewayd.spool.policy import RoutePolicy
 
 MIB = 1024 * 1024
 
@@ -42,7 +43,7 @@ async def opened(
     *,
     routes: Mapping[str, Sequence[str]] | None = None,
     sinks: Sequence[str] | None = None,
-    when_full: Mapping[str, str] | None = None,
+    policies: Mapping[str, RoutePolicy] | None = None,
     clock: FakeClock | None = None,
     events: list[tuple[str, Mapping[str, object]]] | None = None,
     **config: object,
@@ -52,7 +53,7 @@ async def opened(
         folder / "spool.db",
         routes={"r": ["cloud"]} if routes is None else routes,
         sinks=sinks,
-        when_full=when_full or {},
+        policies=policies or {},
         config=schema.Spool(**config),  # type: ignore[arg-type]
         clock=clock or FakeClock(),
         on_event=lambda name, fields: heard.append((name, fields)),

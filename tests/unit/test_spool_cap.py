@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gatewayd.ports import DeadLetter, Work
 from gatewayd.spool import SpoolReader
+from gatewayd.spool.policy import RoutePolicy
 from tests.sim.real_spool import MIB, leased, opened, outcome, raw, work
 
 
@@ -39,7 +40,7 @@ async def test_at_the_cap_the_oldest_results_are_evicted_and_counted(tmp_path: P
 async def test_a_route_that_blocks_is_told_that_the_spool_is_full_and_goes_on_when_it_is_drained(
     tmp_path: Path,
 ) -> None:
-    async with opened(tmp_path, max_bytes=4 * MIB, when_full={"r": "block"}) as spool:
+    async with opened(tmp_path, max_bytes=4 * MIB, policies={"r": RoutePolicy(when_full="block")}) as spool:
         answers = [await outcome(spool.commit(work(str(n), size=20_000))) for n in range(400)]
         assert (answers[0], answers[-1]) == ("stored", "full")
         assert (await spool.books()).results["r"]["cloud"]["evicted"] == 0
