@@ -27,6 +27,7 @@ from gatewayd.config import schema
 from gatewayd.errors import ConfigError
 from gatewayd.keys import KeyMaker, identity, publisher_key
 from gatewayd.mqtt import connect
+from gatewayd.mqtt.encoded import publish_properties
 from gatewayd.mqtt.mqttium_subscribing import Subscribing
 from gatewayd.mqtt.receipts import Receipt, Receipts
 from gatewayd.mqtt.remembered import Remembered
@@ -359,12 +360,7 @@ class MqttiumSource:
     def _properties(self, content_type: str, properties: Sequence[tuple[str, str]]) -> Properties | None:
         if not self._is_v5 or not (content_type or properties):
             return None
-        values: dict[str, Any] = {}
-        if content_type:
-            values["content_type"] = content_type
-        if properties:
-            values["user_property"] = tuple(properties)
-        return Properties(values)
+        return publish_properties(content_type, properties)
 
     @property
     def _broker(self) -> str:
