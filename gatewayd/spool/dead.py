@@ -8,6 +8,7 @@ import msgspec
 from gatewayd.ports import DeadLetter
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.sql import number
+from gatewayd.spool.sums import letter_sum
 
 _Props = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -17,7 +18,7 @@ OVERHEAD_BYTES = 256  # of one letter: the other columns and SQLite's own
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_props = msgspec.msgpack.Decoder(_Props).decode
-_INSERT = f"INSERT INTO dead ({COLUMNS[4:]}) VALUES (?,?,?,?,?,?,?,?,?)"  # noqa: S608
+_INSERT = f"INSERT INTO dead ({COLUMNS[4:]}, sum) VALUES (?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
 
 
 class DeadLetters:
@@ -40,8 +41,9 @@ class DeadLetters:
         """Keep these letters; how many older ones had to go."""
         for letter in letters:
             props = _encode((letter.content_type, letter.properties))
-            row = (letter.route, letter.sink, letter.reason, letter.detail, letter.topic)
-            self._connection.execute(_INSERT, (*row, letter.payload, props, letter.time, letter.key))
+            head = (letter.route, letter.sink, letter.reason, letter.detail, letter.topic)
+            row = (*head, letter.payload, props, letter.time, letter.key)
+            self._connection.execute(_INSERT, (*row, letter_sum(row)))
             self._n += 1
             # As BYTES counts them: characters of text, bytes of blobs.
             self._bytes += OVERHEAD_BYTES + len(letter.payload) + len(letter.detail) + len(letter.topic) + len(props)

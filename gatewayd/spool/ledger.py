@@ -6,12 +6,14 @@ it they are counted under "other", for nothing here may grow without bound.
 
 import apsw
 
+from gatewayd.spool.sums import check_fields, fields_sum
+
 Counter = tuple[str, str, str, str, str]
 
 MAX_REASONS = 64  # of one line
 _UPSERT = (
-    "INSERT INTO counters VALUES (?,?,?,?,?,?) "
-    "ON CONFLICT (book, route, sink, line, reason) DO UPDATE SET n = excluded.n"
+    "INSERT INTO counters VALUES (?,?,?,?,?,?,?) "
+    "ON CONFLICT (book, route, sink, line, reason) DO UPDATE SET n = excluded.n, sum = excluded.sum"
 )
 
 
@@ -28,7 +30,9 @@ class Ledger:
         self._changed.clear()
         self._n_reasons.clear()
         self._n.clear()
-        for book, route, sink, line, reason, n in connection.execute("SELECT * FROM counters"):
+        for *counter, n, checksum in connection.execute("SELECT * FROM counters"):
+            check_fields(checksum, *counter, n)
+            book, route, sink, line, reason = counter
             self._n[book, route, sink, line, reason] = n
             self._n_reasons[book, route, sink, line] = self._n_reasons.get((book, route, sink, line), 0) + 1
 
@@ -55,7 +59,8 @@ class Ledger:
     def flush(self, connection: apsw.Connection) -> None:
         """Write what changed."""
         if self._changed:
-            connection.executemany(_UPSERT, [(*counter, self._n[counter]) for counter in self._changed])
+            rows = [(*counter, self._n[counter]) for counter in self._changed]
+            connection.executemany(_UPSERT, [(*row, fields_sum(*row)) for row in rows])
             self._changed.clear()
 
     def _add(self, counter: Counter, n: int) -> None:

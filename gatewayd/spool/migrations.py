@@ -12,6 +12,7 @@ import apsw
 
 from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import ConfigError
+from gatewayd.spool.sums import fields_sum
 
 SEQ_BITS = 44  # 2**44 rows: 27 years at 20,000 a second; leaves 2**19 routes. (40 bits would last 636 days.)
 SEQ_MASK = (1 << SEQ_BITS) - 1
@@ -46,6 +47,14 @@ MIGRATIONS = (
     -- Checksums, see `sums`; 0: of a row that version 1 has written.
     ALTER TABLE results ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE journal ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE dead ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+    -- These few are all given theirs at once.
+    ALTER TABLE routes ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE cursors ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE counters ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+    UPDATE routes SET sum = fields_sum(id, name);
+    UPDATE cursors SET sum = fields_sum(sink, route_id, pos);
+    UPDATE counters SET sum = fields_sum(book, route, sink, line, reason, n);
     -- Ids in (first, last] are resolved for the sink although they lie beyond its cursor.
     CREATE TABLE ranges (
         sink TEXT NOT NULL, route_id INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
@@ -58,6 +67,8 @@ MIGRATIONS = (
         seq INTEGER PRIMARY KEY, boot TEXT NOT NULL, offset_s REAL NOT NULL, is_synced INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE state (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+    -- Rows beyond this one that have no checksum are damaged.
+    INSERT INTO state SELECT 'unsummed_upto', value FROM meta WHERE name = 'seq';
     CREATE TABLE usage (
         sink TEXT NOT NULL, day TEXT NOT NULL, n_bytes INTEGER NOT NULL, n_requests INTEGER NOT NULL,
         PRIMARY KEY (sink, day)
@@ -78,6 +89,7 @@ def migrate(connection: apsw.Connection, crash: CrashPoint = NO_CRASH) -> None:
             f"the spool is of version {version}, this gatewayd knows {len(MIGRATIONS)}: run the newer gatewayd, "
             "drain its spool, or point gateway.state_dir to another folder",
         )
+    connection.create_scalar_function("fields_sum", fields_sum, deterministic=True)
     for number in range(version, len(MIGRATIONS)):
         connection.execute(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}")
         crash.reach("spool.migrating")

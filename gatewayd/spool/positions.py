@@ -12,6 +12,7 @@ import apsw
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import route_range
 from gatewayd.spool.sql import number
+from gatewayd.spool.sums import check_fields, fields_sum
 
 
 class Positions:
@@ -25,10 +26,16 @@ class Positions:
 
     def load(self) -> None:
         """Forget what is in memory and read what is on disk."""
-        self.route_ids = {name: row for row, name in self._connection.execute("SELECT id, name FROM routes")}
+        self.route_ids = {}
+        for row, name, checksum in self._connection.execute("SELECT id, name, sum FROM routes"):
+            check_fields(checksum, row, name)
+            self.route_ids[name] = row
         names = {row: name for name, row in self.route_ids.items()}
-        cursors = self._connection.execute("SELECT route_id, sink, pos FROM cursors ORDER BY route_id, sink")
-        self._pos = {(names[route_id], sink): pos for route_id, sink, pos in cursors}
+        self._pos = {}
+        cursors = self._connection.execute("SELECT route_id, sink, pos, sum FROM cursors ORDER BY route_id, sink")
+        for route_id, sink, pos, checksum in cursors:
+            check_fields(checksum, sink, route_id, pos)
+            self._pos[names[route_id], sink] = pos
         self._sinks = {}
         for route, sink in self._pos:
             self._sinks[route] = (*self._sinks.get(route, ()), sink)
@@ -48,8 +55,9 @@ class Positions:
         for route, wanted in routes.items():
             route_id = self.route_id(route)
             for sink in wanted:
+                cursor = (sink, route_id, route_range(route_id)[0] | seq)
                 self._connection.execute(
-                    "INSERT OR IGNORE INTO cursors VALUES (?, ?, ?)", (sink, route_id, route_range(route_id)[0] | seq)
+                    "INSERT OR IGNORE INTO cursors VALUES (?, ?, ?, ?)", (*cursor, fields_sum(*cursor))
                 )
         self.load()
         for route in self.route_ids:
@@ -60,7 +68,8 @@ class Positions:
         """The route's number; a route that is new gets one."""
         known = self.route_ids.get(route)
         if known is None:
-            known = number(self._connection, "INSERT INTO routes (name) VALUES (?) RETURNING id", (route,))
+            known = number(self._connection, "SELECT ifnull(max(id), 0) + 1 FROM routes")
+            self._connection.execute("INSERT INTO routes VALUES (?, ?, ?)", (known, route, fields_sum(known, route)))
             self.route_ids[route] = known
         return known
 
@@ -86,8 +95,10 @@ class Positions:
     def move(self, route: str, sink: str, pos: int) -> None:
         """Everything up to `pos` is resolved for `sink`; rows that nobody waits for any more are deleted."""
         self._pos[route, sink] = pos
+        route_id = self.route_ids[route]
         self._connection.execute(
-            "UPDATE cursors SET pos = ? WHERE sink = ? AND route_id = ?", (pos, sink, self.route_ids[route])
+            "UPDATE cursors SET pos = ?, sum = ? WHERE sink = ? AND route_id = ?",
+            (pos, fields_sum(sink, route_id, pos), sink, route_id),
         )
         self.trim(route)
 

@@ -22,6 +22,7 @@ from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_BITS, SEQ_MASK, route_range
 from gatewayd.spool.rows import read_entry
 from gatewayd.spool.scan import Scan
+from gatewayd.spool.sums import fields_sum
 
 _MAX_N = 1 << 53  # a count beyond it is damage
 _LINES = {"messages": MESSAGE_LINES, "results": RESULT_LINES, "dead": ("purged",)}
@@ -104,12 +105,15 @@ def _copy(source: apsw.Connection, target: apsw.Connection, found: Salvaged) -> 
             if isinstance(row_id, int) and isinstance(name, bytes) and row_id not in found.routes:
                 found.routes[row_id] = name.decode(errors="replace")
     with target:
-        target.executemany("INSERT OR IGNORE INTO routes VALUES (?, ?)", found.routes.items())
-        for book, route, sink, line, reason, n in scan.all("SELECT * FROM counters"):
+        target.executemany(
+            "INSERT OR IGNORE INTO routes VALUES (?, ?, ?)", [(*row, fields_sum(*row)) for row in found.routes.items()]
+        )
+        for book, route, sink, line, reason, n in scan.all("SELECT book, route, sink, line, reason, n FROM counters"):
             known = route in found.routes.values() or book == "dead"
             if known and line in _LINES.get(book, ()) and isinstance(n, int) and 0 <= n < _MAX_N:
+                counter = (book, route, sink, line, reason, n)
                 target.execute(
-                    "INSERT OR IGNORE INTO counters VALUES (?,?,?,?,?,?)", (book, route, sink, line, reason, n)
+                    "INSERT OR IGNORE INTO counters VALUES (?,?,?,?,?,?,?)", (*counter, fields_sum(*counter))
                 )
         for name, value in scan.all("SELECT name, value FROM meta"):
             if name == "seq" and isinstance(value, int) and 0 <= value < SEQ_MASK // 2:
@@ -127,7 +131,8 @@ def _copy(source: apsw.Connection, target: apsw.Connection, found: Salvaged) -> 
             if route_id in found.routes and isinstance(sink, str) and isinstance(pos, int):
                 base, end = route_range(route_id)
                 good = pos if base <= pos <= (base | found.seq) < end else base  # again, rather than never
-                target.execute("INSERT OR IGNORE INTO cursors VALUES (?, ?, ?)", (sink, route_id, good))
+                cursor = (sink, route_id, good)
+                target.execute("INSERT OR IGNORE INTO cursors VALUES (?, ?, ?, ?)", (*cursor, fields_sum(*cursor)))
 
 
 def _check_result(row: Row) -> None:
@@ -175,7 +180,7 @@ def _settle(target: apsw.Connection, found: Salvaged, routes: Mapping[str, Seque
         for route_id, route in found.routes.items():
             for sink in routes.get(route, ()):
                 first = (sink, route_id, route_range(route_id)[0])
-                target.execute("INSERT OR IGNORE INTO cursors VALUES (?, ?, ?)", first)
+                target.execute("INSERT OR IGNORE INTO cursors VALUES (?, ?, ?, ?)", (*first, fields_sum(*first)))
         target.execute("UPDATE meta SET value = ? WHERE name = 'seq'", (found.seq,))
         ledger = Ledger()
         ledger.load(target)
