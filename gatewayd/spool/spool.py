@@ -253,12 +253,14 @@ class SqliteSpool:
         finally:
             # Also when cancelled: the next lease reads from the cursor, wherever the ack left it.
             if claim.is_held_by(lease):
+                self._store.leased.clear(lease.route, lease.sink, "all")
                 claim.free(attempt=1)
 
     async def nack(self, lease: Lease, *, delay_s: float) -> None:
         """See ports.Spool. The next lease's `attempt` is one more."""
         claim = self._claims.find(lease)
         if claim is not None:
+            self._store.leased.clear(lease.route, lease.sink, "all")
             claim.free(attempt=lease.attempt + 1, delay_s=delay_s)
 
     def _claim(self, sink: str, route: str) -> Claim:
@@ -268,11 +270,14 @@ class SqliteSpool:
         if claim.wait_s() > 0:
             return None
         claim.about_to_read()
+        self._store.leased.clear(route, sink, "all")
         try:
             read = partial(self._store.read_results, route, sink, limit, max_bytes)
             results: tuple[StoredResult, ...] = await self._do(read, is_read=True)
         except BaseException:
             claim.wake()  # what was not looked at is looked at next time
+            # Cancelled: the rows may be read all the same, and nobody holds them then.
+            self._put(Op(partial(self._store.leased.clear, route, sink, "all"), None, is_read=True))
             raise
         if not results:
             return None

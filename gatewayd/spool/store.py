@@ -19,6 +19,7 @@ from gatewayd.spool.books import Books, read_books
 from gatewayd.spool.cap import REASON, Cap
 from gatewayd.spool.chores import Chore
 from gatewayd.spool.dead import DeadLetters
+from gatewayd.spool.in_flight import InFlight
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_MASK, route_range
 from gatewayd.spool.policy import DEFAULT, RoutePolicy
@@ -52,6 +53,7 @@ class Store:
         self.emit = self._emit = emit
         self._policies = policies
         self.chores: list[Chore] = []
+        self.leased = InFlight()
         self.ledger = Ledger()
         self.positions = Positions(connection)
         self.cap = Cap(
@@ -87,6 +89,10 @@ class Store:
     def policy(self, route: str) -> RoutePolicy:
         """What the route's config says, or the default for one that is gone from it."""
         return self._policies.get(route, DEFAULT)
+
+    def in_flight(self, route: str) -> int:
+        """The highest row id that is being sent now, 0 when none: see `leased.spans` for those of live parts."""
+        return self.leased.highest(route)
 
     def start(self) -> None:
         """Read everything that is kept in memory."""
@@ -242,6 +248,8 @@ class Store:
                     row=row, route=route, key=key, kind=kind, subject=subject, time=time, data=data, traceparent=trace
                 )
             )
+        if taken:
+            self.leased.set(route, sink, "all", taken[0].row, taken[-1].row)
         return tuple(taken)
 
     def read_journal(self, route: str, after: int, limit: int) -> list[JournalEntry]:
