@@ -85,12 +85,11 @@ class Positions:
         """The id up to which everything is resolved for `sink`; None when it has no part in the route."""
         return self._pos.get((route, sink))
 
-    def pending(self, route: str, sink: str, *, upto: int | None = None) -> int:
-        """Count the rows the sink has not had, up to and with the id `upto`."""
+    def pending(self, route: str, sink: str, *, after: int = 0, upto: int | None = None) -> int:
+        """Count the rows the sink has not had, beyond the id `after`, up to and with the id `upto`."""
+        first = max(after, self._pos[route, sink])
         last = route_range(self.route_ids[route])[1] - 1 if upto is None else upto
-        return number(
-            self._connection, "SELECT count(*) FROM results WHERE id > ? AND id <= ?", (self._pos[route, sink], last)
-        )
+        return number(self._connection, "SELECT count(*) FROM results WHERE id > ? AND id <= ?", (first, last))
 
     def move(self, route: str, sink: str, pos: int) -> None:
         """Everything up to `pos` is resolved for `sink`; rows that nobody waits for any more are deleted."""
