@@ -35,11 +35,14 @@ class PrintingSink:
 
     def __init__(self, gateway: str) -> None:
         self._gateway = gateway
+        self.sent_bytes = 0
 
     async def send(self, results: Sequence[StoredResult]) -> Mapping[str, str]:
         """Print them; standard output takes everything."""
         for result in results:
-            sys.stdout.buffer.write(event_json(result, self._gateway) + b"\n")
+            line = event_json(result, self._gateway) + b"\n"
+            self.sent_bytes += len(line)
+            sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
         return {}
 

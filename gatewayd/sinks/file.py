@@ -38,6 +38,7 @@ class FileSink:
         self._out = _Stdout() if is_stdout else _Rotating(self._path, config.max_file_bytes, config.max_files)
         # A timed-out `send` leaves its thread writing; the next one must not write into its lines.
         self._lock = threading.Lock()
+        self.sent_bytes = 0
 
     async def send(self, results: Sequence[StoredResult]) -> Mapping[str, str]:
         """Return when the lines are on disk. Raises SinkUnavailable when they could not be written."""
@@ -54,6 +55,7 @@ class FileSink:
 
     def _append(self, lines: bytes) -> None:
         with self._lock:
+            self.sent_bytes += len(lines)
             self._out.append(lines)
 
     def _close(self) -> None:

@@ -21,6 +21,7 @@ from gatewayd.errors import BatchRefused, BatchTooLarge, ConfigError, SinkMiscon
 from gatewayd.events import BATCH_CONTENT_TYPE, batch_json
 from gatewayd.ports import StoredResult
 from gatewayd.retry import parse_http_date, parse_retry_after
+from gatewayd.sinks import wire
 from gatewayd.sinks.tls import tls_context
 
 log = structlog.get_logger(__name__)
@@ -85,6 +86,8 @@ class HttpSink:
         if token:
             self._fixed_headers["Authorization"] = f"Bearer {token}"
         self._session: aiohttp.ClientSession | None = None
+        self._is_https = self._url.scheme == "https"
+        self.sent_bytes = 0
         self._is_warm = False  # a connection is kept alive, which the far side may be closing just now
 
     async def send(self, results: Sequence[StoredResult]) -> Mapping[str, str]:
@@ -134,7 +137,8 @@ class HttpSink:
             allow_redirects=False,
             server_hostname=server_name,
         ) as response:
-            answer = await _read_some(response)
+            answer, n_bytes = await _read_some(response)
+            self._count(n_bytes + _header_bytes(response.raw_headers))
             self._is_warm = True
             self._judge(response, answer)
 
@@ -166,8 +170,31 @@ class HttpSink:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._config.timeout_s),
                 auto_decompress=False,
+                trace_configs=[self._traced()],
             )
         return self._session
+
+    def _traced(self) -> aiohttp.TraceConfig:
+        """What is written to connections counts, whatever becomes of the request."""
+
+        async def headers_sent(_session: object, _context: object, sent: aiohttp.TraceRequestHeadersSentParams) -> None:
+            pairs = [(name.encode(), value.encode()) for name, value in sent.headers.items()]
+            self._count(len(sent.method) + len(sent.url.raw_path_qs) + _header_bytes(pairs))
+
+        async def chunk_sent(_session: object, _context: object, sent: aiohttp.TraceRequestChunkSentParams) -> None:
+            self._count(len(sent.chunk))
+
+        async def connecting(_session: object, _context: object, _sent: object) -> None:
+            self.sent_bytes += wire.connecting(is_tls=self._is_https)
+
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(headers_sent)
+        trace.on_request_chunk_sent.append(chunk_sent)
+        trace.on_connection_create_start.append(connecting)
+        return trace
+
+    def _count(self, n_bytes: int) -> None:
+        self.sent_bytes += wire.on_wire(n_bytes, is_tls=self._is_https)
 
     def _unavailable(self, exc: Exception) -> SinkUnavailable:
         error = SinkUnavailable(f"{self._where}: {self._redacted(str(exc) or type(exc).__name__)}")
@@ -191,15 +218,23 @@ class HttpSink:
         return text.replace(self._url.query_string, "***") if self._url.query_string else text
 
 
-async def _read_some(response: aiohttp.ClientResponse) -> str:
-    """The answer's body, so that its connection can be used again; of a long one the beginning, and no connection."""
+async def _read_some(response: aiohttp.ClientResponse) -> tuple[str, int]:
+    """The answer's body, so that its connection can be used again; of a long one the beginning, and no connection.
+
+    The beginning as text, and how many bytes were read.
+    """
     answer = bytearray()
     async for chunk in response.content.iter_any():
         answer += chunk
         if len(answer) > _MAX_ANSWER_BYTES:
             response.close()
             break
-    return answer[: 4 * _MAX_REASON_CHARS].decode(errors="replace")
+    return answer[: 4 * _MAX_REASON_CHARS].decode(errors="replace"), len(answer)
+
+
+def _header_bytes(pairs: Sequence[tuple[bytes, bytes]]) -> int:
+    """Of a first line's fixed part and the header lines (RFC 9112, 2.1)."""
+    return 16 + sum(len(name) + len(value) + 4 for name, value in pairs)
 
 
 def _utc(now: float) -> str:

@@ -25,6 +25,7 @@ from gatewayd.errors import ConfigError, SinkMisconfigured, SinkUnavailable
 from gatewayd.events import DATA_CONTENT_TYPE, event_attributes, event_json
 from gatewayd.mqtt import connect
 from gatewayd.ports import StoredResult
+from gatewayd.sinks import wire
 
 # PUBACK reason codes (MQTT 5, 3.4.2.1) that are about this one message; any other is about the broker or our rights.
 _REFUSES_MESSAGE = {0x95: "packet too large", 0x99: "payload format invalid"}
@@ -33,6 +34,8 @@ _NEEDS_OPERATOR = {
     0x90: "the broker does not take this topic name: change the sink's `topic`",
 }
 _NO_WILDCARD = str.maketrans("+#\0", "___")  # a kind is the handler's own word; a topic must not hold these
+_Pairs = tuple[tuple[str, str], ...]
+_GREETING_BYTES = 160  # CONNECT with names and a password, CONNACK with its properties, DISCONNECT
 
 
 class MqttSink:
@@ -52,6 +55,8 @@ class MqttSink:
         self._password = password
         self._is_v5 = config.protocol == "5"
         self._client: AsyncClient | None = None
+        self._is_tls = config.tls is not None and not config.unix_socket
+        self.sent_bytes = 0
         self._connecting = asyncio.Lock()  # several routes may deliver to one sink at once
 
     async def send(self, results: Sequence[StoredResult]) -> Mapping[str, str]:
@@ -79,15 +84,21 @@ class MqttSink:
     async def _publish(self, client: AsyncClient, results: Sequence[StoredResult]) -> dict[str, str]:
         refused: dict[str, str] = {}
         sent: list[tuple[StoredResult, PublishReceipt]] = []
-        for stored in results:
-            topic = self._topic(stored)
-            payload, properties = self._message(stored)
-            try:
-                sent.append((stored, await client.publish(topic, payload, qos=1, properties=properties)))
-            except PacketTooLargeError as exc:
-                refused[stored.key] = f"packet too large: {exc}"
-            except ProtocolError as exc:
-                raise _misconfigured(f"cannot publish to {topic!r}: {exc}", _NEEDS_OPERATOR[0x90]) from exc
+        n_bytes = 0
+        try:
+            for stored in results:
+                topic = self._topic(stored)
+                payload, pairs = self._message(stored)
+                n_bytes += wire.publish_packet(topic, payload, content_type=DATA_CONTENT_TYPE, pairs=pairs)
+                properties = _properties(pairs)
+                try:
+                    sent.append((stored, await client.publish(topic, payload, qos=1, properties=properties)))
+                except PacketTooLargeError as exc:
+                    refused[stored.key] = f"packet too large: {exc}"
+                except ProtocolError as exc:
+                    raise _misconfigured(f"cannot publish to {topic!r}: {exc}", _NEEDS_OPERATOR[0x90]) from exc
+        finally:  # whatever became of them, they were handed to the connection; many share a segment
+            self.sent_bytes += wire.on_wire(n_bytes, is_tls=self._is_tls)
         for stored, receipt in sent:
             try:
                 await receipt.wait()
@@ -111,13 +122,13 @@ class MqttSink:
             topic = topic.replace(f"{{{name}}}", value)
         return topic
 
-    def _message(self, stored: StoredResult) -> tuple[bytes, Properties | None]:
+    def _message(self, stored: StoredResult) -> tuple[bytes, _Pairs | None]:
+        """The payload and, over MQTT 5, the user properties."""
         if not self._is_v5:
             return event_json(stored, self._gateway), None
         attributes = event_attributes(stored, self._gateway)
         attributes.pop("datacontenttype", None)  # in binary mode it is the content type of the packet
-        pairs = tuple(attributes.items())
-        return stored.data, Properties({"content_type": DATA_CONTENT_TYPE, "user_property": pairs})
+        return stored.data, tuple(attributes.items())
 
     async def _connected(self) -> AsyncClient:
         async with self._connecting:
@@ -126,6 +137,7 @@ class MqttSink:
                 return client
             self._client = None
             client = self._new_client()
+            self.sent_bytes += wire.connecting(is_tls=self._is_tls) + wire.on_wire(_GREETING_BYTES, is_tls=self._is_tls)
             await self._connect(client)
             self._client = client
             return client
@@ -166,6 +178,10 @@ class MqttSink:
             await client.disconnect()
         except NotConnectedError:
             return
+
+
+def _properties(pairs: _Pairs | None) -> Properties | None:
+    return None if pairs is None else Properties({"content_type": DATA_CONTENT_TYPE, "user_property": pairs})
 
 
 def _misconfigured(message: str, hint: str) -> SinkMisconfigured:

@@ -1,6 +1,7 @@
 """What every sink keeps. A new sink adds a far side here and inherits the suite."""
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -151,3 +152,31 @@ async def test_a_closed_sink_can_be_used_again(far_side: FarSide) -> None:
     await far_side.sink.send(results("pumps", 1, first=1))
 
     assert far_side.ids() == ["pumps-0", "pumps-1"]
+
+
+async def test_what_goes_out_is_counted(far_side: FarSide) -> None:
+    noise = os.urandom(60_000).hex().encode()  # a compressor halves it, and no more
+
+    await far_side.sink.send(results("pumps", 1, data=b'"' + noise + b'"'))
+
+    assert len(noise) / 2 < far_side.sink.sent_bytes < 1.1 * len(noise)
+
+
+async def test_each_batch_is_counted(far_side: FarSide) -> None:
+    await far_side.sink.send(results("pumps", 20))
+    first = far_side.sink.sent_bytes
+
+    await far_side.sink.send(results("pumps", 20, first=20))
+
+    assert first < far_side.sink.sent_bytes < 2.1 * first
+
+
+async def test_a_failed_attempt_takes_nothing_off_the_count(far_side: FarSide) -> None:
+    await far_side.sink.send(results("pumps", 1))
+    before = far_side.sink.sent_bytes
+    await far_side.cut()
+
+    with pytest.raises(SinkUnavailable):
+        await far_side.sink.send(results("pumps", 1, first=1))
+
+    assert far_side.sink.sent_bytes >= before

@@ -80,6 +80,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self.port = 0
         self.n_connections = 0
+        self.n_bytes = 0  # passed on, both ways
 
     def start(self) -> None:
         """Return when it listens."""
@@ -153,6 +154,7 @@ class Proxy:
                 await writer.drain()
                 await asyncio.sleep(delay_s)
             link.n_passed[direction] += len(data)
+            self.n_bytes += len(data)
             if any(toxic.kind == "limit_data" and self._is_spent(link, toxic) for toxic in self._on(link, direction)):
                 raise _CutError
         for toxic in self._on(link, direction):

@@ -16,10 +16,12 @@ class MemorySink:
         self.refuses: set[str] = set()
         self.max_batch = 1_000_000
         self.stored: list[str] = []
+        self.sent_bytes = 0
         self.requests: list[tuple[float, str, int]] = []  # time, route, number of results
 
     async def send(self, batch: Sequence[StoredResult]) -> Mapping[str, str]:
         self.requests.append((self._clock.monotonic(), batch[0].route, len(batch)))
+        self.sent_bytes += sum(len(result.data) for result in batch)
         refused = self.fault(batch) or {}
         if len(batch) > self.max_batch:
             raise BatchTooLarge("HTTP 413")
