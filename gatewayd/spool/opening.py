@@ -27,6 +27,7 @@ from gatewayd.spool.idle import Idle
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.salvage import Salvaged, salvage
 from gatewayd.spool.store import Store
+from gatewayd.spool.usage import Usage
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,7 @@ class Opened:
     """What belongs together from `open_store` to `close`."""
 
     store: Store
+    usage: Usage
     idle: Idle
     events: Events  # reported by the store, not delivered yet
     mended: Mended | None  # the file was damaged
@@ -105,7 +107,7 @@ def _open_patiently(
         try:
             if is_damaged and mended is None:
                 mended = _mend(path, routes, config)
-            connection, store, events = _open(path, routes, sinks, policies, config, crash)
+            connection, store, usage, events = _open(path, routes, sinks, policies, config, crash)
         except (*DAMAGE, msgspec.DecodeError, LookupError, UnicodeDecodeError, StopIteration):
             if is_damaged:
                 raise  # a fresh file cannot be damaged
@@ -122,7 +124,7 @@ def _open_patiently(
         else:
             idle = Idle(connection, store.cap, wal_pages=wal_pages_for(config.max_bytes), crash=crash)
             ballast.make()
-            return Opened(store, idle, events, mended, ballast, connection, lock)
+            return Opened(store, usage, idle, events, mended, ballast, connection, lock)
 
 
 def _mend(path: Path, routes: Mapping[str, Sequence[str]], config: schema.Spool) -> Mended:
@@ -140,7 +142,7 @@ def _open(
     policies: Mapping[str, RoutePolicy],
     config: schema.Spool,
     crash: CrashPoint,
-) -> tuple[apsw.Connection, Store, Events]:
+) -> tuple[apsw.Connection, Store, Usage, Events]:
     connection = open_database(path, wal_pages=wal_pages_for(config.max_bytes), crash=crash)
     events: Events = []
     try:
@@ -148,11 +150,12 @@ def _open(
             connection, path, config, policies, routes, lambda name, fields: events.append((name, fields)), crash
         )
         store.start()
+        usage = Usage(connection)
         _reconcile(store, routes, sinks, events)
     except BaseException:
         connection.close()
         raise
-    return connection, store, events
+    return connection, store, usage, events
 
 
 def _reconcile(store: Store, routes: Mapping[str, Sequence[str]], sinks: Collection[str], events: Events) -> None:

@@ -90,7 +90,9 @@ class SqliteSpool:
             crash=crash,
             idle=opened.idle,
             ballast=opened.ballast,
+            usage=opened.usage,
         )
+        self.usage = opened.usage
 
     @classmethod
     def open(

@@ -21,6 +21,7 @@ from gatewayd.spool.ballast import Ballast
 from gatewayd.spool.chores import CHORES_EVERY_S
 from gatewayd.spool.idle import Idle
 from gatewayd.spool.store import Store
+from gatewayd.spool.usage import Usage
 
 log = structlog.get_logger(__name__)
 
@@ -81,8 +82,11 @@ class Writer:
         crash: CrashPoint,
         idle: Idle,
         ballast: Ballast,
+        usage: Usage,
     ) -> None:
         self._store = store
+        self._usage = usage
+        store.chores.append(usage)
         self._deliver = deliver
         self._events = events
         self._clock = clock
@@ -130,6 +134,8 @@ class Writer:
             self._idle.fold_when_long()
             if not self._ballast.is_there:
                 self._rescue()
+        if not self._usage.is_written:
+            self._alone(Op(self._usage.run, None), self._transact_one)
         for op in self._delayed:
             op.error = SpoolFull("the spool was closed while the disk was full")
         self._hand_back(self._delayed, frozenset())
@@ -227,9 +233,11 @@ class Writer:
                 op.value = op.run()
             except SpoolFull as error:  # raised before anything was changed: the others go on
                 op.error = error
-        self._store.flush()
+        self._usage.flush()
+        self._store.flush()  # last, for it marks the file as in use when anything was changed
         self._crash.reach("spool.before_commit")
         self._store.commit()
+        self._usage.committed()
         self._crash.reach("spool.after_commit")
         return self._store.committed()
 
@@ -295,6 +303,7 @@ class Writer:
 
     def _undo(self) -> None:
         del self._events[self._mark :]
+        self._usage.rollback()
         try:
             self._store.rollback()
         except _NO_ROOM as error:  # the store reads itself anew before its next transaction
