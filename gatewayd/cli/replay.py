@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from gatewayd.config.schema import Config, FileSink
 from gatewayd.daemon import Life, close_parts, run_parts
 from gatewayd.events import event_json
 from gatewayd.logs import set_up
-from gatewayd.ports import StoredResult
+from gatewayd.ports import RawMessage, StoredResult
 from gatewayd.replay import Recorded, RecordedClock, RecordedSource, RecordingError, read_recording
 from gatewayd.spool.books import Books
 from gatewayd.telemetry import Telemetry
@@ -61,9 +62,11 @@ async def replay_file(recording: Path, config_path: Path, *, update: bool) -> bo
         paths = msgspec.structs.replace(
             resolve_paths(config, environment, config_path), state_dir=Path(folder), spool=Path(folder) / "spool.db"
         )
+        left_out: Counter[str] = Counter()
         with _bar(recording) as progress:
-            replayed = await replay(config, paths, environment, read_recording(recording, progress))
-    _summarize(replayed.books)
+            lines = read_recording(recording, progress, lambda why: left_out.update([why]))
+            replayed = await replay(config, paths, environment, lines)
+    _summarize(replayed.books, left_out)
     if replayed.failure is not None:
         raise replayed.failure
     return replayed.books.balanced
@@ -77,9 +80,11 @@ class Replayed:
     failure: RecordingError | None  # the line that ended it before its end
 
 
-def _summarize(books: Books) -> None:
+def _summarize(books: Books, left_out: Counter[str]) -> None:
     """Both books on standard error: standard output is for results alone."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    for why, n in left_out.items():
+        console.print(f"Not replayed: {n} x {why}.")
     for line in book_lines(books):
         console.print(line)
     for place, reasons in books.reasons.items():
@@ -96,7 +101,9 @@ def _bar(recording: Path) -> Iterator[Callable[[int], None]]:
         yield lambda n_bytes: progress.update(task, completed=n_bytes)
 
 
-async def replay(config: Config, paths: Paths, environment: Environment, recording: Iterable[Recorded]) -> Replayed:
+async def replay(
+    config: Config, paths: Paths, environment: Environment, recording: Iterable[Recorded | RawMessage]
+) -> Replayed:
     """Run the real parts over a recording, print the results, close every window, and give the books."""
     telemetry = Telemetry.build(config.telemetry, environment, gateway=gateway_id(config), version=__version__)
     clock = RecordedClock()
