@@ -5,7 +5,7 @@ Stages import this file and never an adapter. `tests/contract` runs one suite ag
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -53,6 +53,7 @@ class StoredResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     time: float
     data: bytes
     traceparent: str = ""
+    clock: str = ""  # of `time`; "unsynced": of a clock that was not synchronized; "corrected": it was, afterwards
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,15 +99,20 @@ class JournalEntry:
     attempts: int  # how often handling was begun, counted before each attempt, over crashes too
 
 
+# Of what a sink waits for of a route: all of it, or, where the route drains `live_first`, its older or its live share.
+Share = Literal["all", "older", "live"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """A claim of one sink on the oldest undelivered results of a route. It lapses by itself."""
+    """A claim of one sink on the oldest undelivered results of a share of a route. It lapses by itself."""
 
     id: int
     sink: str
     route: str
     results: tuple[StoredResult, ...]
     attempt: int  # 1 when first offered, one more after each nack and each lapse, 1 again after an ack
+    share: Share = "all"
 
 
 class Spool(Protocol):
@@ -131,8 +137,20 @@ class Spool(Protocol):
     async def attempt(self, identity: bytes) -> int:
         """Count an attempt for a redelivered message of a direct route; the count so far, this one included."""
 
-    async def lease(self, sink: str, route: str, *, limit: int, max_bytes: int) -> Lease:
-        """Wait until the route has results that are due for this sink, and claim the oldest."""
+    async def lease(self, sink: str, route: str, *, limit: int, max_bytes: int, share: Share = "all") -> Lease:
+        """Wait until that share of the route has results that are due for this sink, and claim the oldest."""
+
+    async def try_lease(
+        self, sink: str, route: str, *, limit: int, max_bytes: int, share: Share = "all"
+    ) -> Lease | None:
+        """As `lease`, but None when nothing is due now."""
+
+    def divide(self, sink: str, route: str) -> None:
+        """What the sink waits for of the route now is the older share, what is stored from now on the live one.
+
+        Results that are leased in the live share stay in it until their lease ends. Nothing but the order of sending
+        depends on it; it is forgotten at a restart, when all that is there becomes the older share.
+        """
 
     async def ack(self, lease: Lease, *, refused: Mapping[str, str]) -> None:
         """The far side stored the lease's results, but for those in `refused` (key -> why), which are buried."""
@@ -206,12 +224,29 @@ class Clock(Protocol):
     """Time, so that tests have their own."""
 
     def now(self) -> float:
-        """Wall clock, seconds since the epoch: goes into data, never into decisions."""
+        """Wall clock, seconds since the epoch: goes into data, never into decisions. Not below the floor, unless a
+        synchronized clock is."""
 
     def monotonic(self) -> float:
         """Seconds that never go back: deadlines and ages."""
 
     async def sleep(self, seconds: float) -> None: ...
+
+    def is_synced(self) -> bool | None:
+        """Whether the wall clock is synchronized. None: nobody can say, and nothing speaks against it."""
+
+    @property
+    def boot_id(self) -> str:
+        """Another one after each boot; "" where that cannot be found out."""
+
+    def boottime(self) -> float:
+        """Seconds since boot, time in suspend included. Comparable within one boot, over restarts too."""
+
+    def floor(self) -> float:
+        """A time that has come for certain, seconds since the epoch: to be kept over restarts."""
+
+    def keep_above(self, floor: float) -> None:
+        """The floor that was kept."""
 
 
 Draw = Callable[[], float]  # a random number in [0, 1): chance comes in as an argument

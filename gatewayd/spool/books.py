@@ -10,6 +10,7 @@ import apsw
 import msgspec
 
 from gatewayd.spool.migrations import route_range
+from gatewayd.spool.ranges import count_pending, gaps, read_ranges
 from gatewayd.spool.sql import number, rows
 
 MESSAGE_LINES = ("received", "handled", "journaled", "dead", "dropped", "evicted", "expired")
@@ -63,10 +64,11 @@ def read_books(connection: apsw.Connection) -> Books:
     for route, route_id in routes.items():
         counted = number(connection, "SELECT count(*) FROM journal WHERE id > ? AND id < ?", route_range(route_id))
         messages[route]["journaled"] = counted
+    ranges = read_ranges(connection)
     for sink, route_id, pos in rows(connection, "SELECT sink, route_id, pos FROM cursors"):
         route = next(name for name, known in routes.items() if known == route_id)
-        query = "SELECT count(*) FROM results WHERE id > ? AND id < ?"
-        _lines(results, route, sink)["pending"] = number(connection, query, (pos, route_range(route_id)[1]))
+        unresolved = gaps(pos, ranges.get((sink, route_id), ()), after=pos, upto=route_range(route_id)[1] - 1)
+        _lines(results, route, sink)["pending"] = count_pending(connection, unresolved)
     return Books(messages=messages, results=results, reasons=reasons, n_purged=n_purged)
 
 

@@ -1,19 +1,19 @@
 """Leases: which sink has claimed what. In memory alone, for a claim must not outlive the process.
 
-Invariants: one lease at a time for each (sink, route), always the oldest results; a lease that lapsed is void as soon
-as the same results are offered again. Nobody is forgotten: the flag is cleared before the rows are read, so that a
-commit after the reading sets it again.
+Invariants: one lease at a time for each sink, route and share of it, always the oldest results; a lease that lapsed is
+void as soon as the same results are offered again. Nobody is forgotten: the flag is cleared before the rows are read,
+so that a commit after the reading sets it again.
 """
 
 import asyncio
 import secrets
 
 from gatewayd.errors import FatalError
-from gatewayd.ports import Clock, Lease
+from gatewayd.ports import Clock, Lease, Share
 
 
 class Claim:
-    """One sink's claim on one route."""
+    """One sink's claim on one share of a route."""
 
     __slots__ = ("_changed", "_clock", "_due_s", "_lapse_s", "attempt", "lease", "lock")
 
@@ -54,6 +54,11 @@ class Claim:
             self.lease = None  # lapsed, and void from here on
             self.attempt += 1
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is a lease, though it may have lapsed, or is about to be one."""
+        return self.lease is not None or self.lock.locked()
+
     def wake(self) -> None:
         """There may be something to lease."""
         self._changed.set()
@@ -89,22 +94,26 @@ class Claims:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._claims: dict[tuple[str, str], Claim] = {}
+        self._claims: dict[tuple[str, str, Share], Claim] = {}
         self._next_id = secrets.randbits(40)  # a lease of a spool that was open before is not taken for one of this
 
-    def of(self, sink: str, route: str, *, is_known: bool) -> Claim:
-        """The claim of a sink on a route. Raises FatalError when the sink gets none of the route's results."""
-        claim = self._claims.get((route, sink))
+    def of(self, sink: str, route: str, share: Share, *, is_known: bool) -> Claim:
+        """The claim of a sink. Raises FatalError when the sink gets none of the route's results."""
+        claim = self._claims.get((route, sink, share))
         if claim is None:
             if not is_known:
                 raise FatalError(f"sink {sink} has no part in route {route}")
-            claim = self._claims[route, sink] = Claim(self._clock)
+            claim = self._claims[route, sink, share] = Claim(self._clock)
         return claim
 
     def find(self, lease: Lease) -> Claim | None:
         """The claim, when the lease still holds it."""
-        claim = self._claims.get((lease.route, lease.sink))
+        claim = self._claims.get((lease.route, lease.sink, lease.share))
         return claim if claim is not None and claim.is_held_by(lease) else None
+
+    def get(self, sink: str, route: str, share: Share) -> Claim | None:
+        """The claim, when it was asked for before."""
+        return self._claims.get((route, sink, share))
 
     def next_id(self) -> int:
         """A number for a new lease."""
@@ -112,7 +121,7 @@ class Claims:
         return self._next_id
 
     def wake(self, route: str) -> None:
-        """The route has new results."""
-        for (known, _), claim in self._claims.items():
-            if known == route:
+        """The route has new results: none of them is in an older share."""
+        for (known, _, share), claim in self._claims.items():
+            if known == route and share != "older":
                 claim.wake()

@@ -9,24 +9,24 @@ Span = tuple[int, int]  # first and last row id
 
 
 class InFlight:
-    """The rows of the leases that are held, by route, sink and part."""
+    """The rows of the leases that are held, by route, sink and share."""
 
     def __init__(self) -> None:
         self._spans: dict[tuple[str, str, str], Span] = {}
 
-    def set(self, route: str, sink: str, part: str, first: int, last: int) -> None:
-        """The rows `first` to `last` are leased: the sink's only lease of this part of the route."""
-        self._spans[route, sink, part] = (first, last)
+    def set(self, route: str, sink: str, share: str, first: int, last: int) -> None:
+        """The rows `first` to `last` are leased: the sink's only lease of this share of the route."""
+        self._spans[route, sink, share] = (first, last)
 
-    def clear(self, route: str, sink: str, part: str) -> None:
+    def clear(self, route: str, sink: str, share: str) -> None:
         """The lease has ended: acked, nacked, or void."""
-        self._spans.pop((route, sink, part), None)
+        self._spans.pop((route, sink, share), None)
 
     def spans(self, route: str) -> list[Span]:
         """The route's rows that are leased now, the lowest first; spans of several sinks may overlap."""
         return sorted(span for (known, _, _), span in list(self._spans.items()) if known == route)
 
     def highest(self, route: str) -> int:
-        """The highest row id leased now, live parts left out (see `spans` for those); 0 when there is none."""
-        old = (span for (known, _, part), span in list(self._spans.items()) if known == route and part != "live")
-        return max((last for _, last in old), default=0)
+        """The highest row id leased now, live shares left out (see `spans` for those); 0 when there is none."""
+        held = [(share, last) for (known, _, share), (_, last) in list(self._spans.items()) if known == route]
+        return max((last for share, last in held if share != "live"), default=0)

@@ -58,7 +58,7 @@ MIGRATIONS = (
     -- Ids in (first, last] are resolved for the sink although they lie beyond its cursor.
     CREATE TABLE ranges (
         sink TEXT NOT NULL, route_id INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
-        PRIMARY KEY (sink, route_id, first)
+        sum INTEGER NOT NULL, PRIMARY KEY (sink, route_id, first)
     ) STRICT, WITHOUT ROWID;
     -- Rows up to `seq` were stored when the age clock showed at most `age_s`, the wall clock `time`.
     CREATE TABLE marks (seq INTEGER PRIMARY KEY, age_s REAL NOT NULL, time REAL NOT NULL) STRICT;

@@ -1,4 +1,5 @@
-"""Who has had what: the ids of routes, and for each sink of a route the position up to which its results are resolved.
+"""Who has had what: the ids of routes, and for each sink of a route the position up to which its results are resolved,
+and the ranges beyond it that are.
 
 A sink that is new to a route starts at the route's end. One that was taken off a route in the config gives up what it
 had not had: evicted, reason `sink_removed`. A route that is gone from the config is delivered to the end, as long as
@@ -11,6 +12,7 @@ import apsw
 
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import route_range
+from gatewayd.spool.ranges import MAX_RANGES, Range, common, count_pending, gaps, read_ranges, united
 from gatewayd.spool.sql import number
 from gatewayd.spool.sums import check_fields, fields_sum
 
@@ -22,6 +24,7 @@ class Positions:
         self._connection = connection
         self.route_ids: dict[str, int] = {}
         self._pos: dict[tuple[str, str], int] = {}  # (route, sink) -> position
+        self._ranges: dict[tuple[str, str], tuple[Range, ...]] = {}  # beyond it, see `ranges`
         self._sinks: dict[str, tuple[str, ...]] = {}
 
     def load(self) -> None:
@@ -36,6 +39,8 @@ class Positions:
         for route_id, sink, pos, checksum in cursors:
             check_fields(checksum, sink, route_id, pos)
             self._pos[names[route_id], sink] = pos
+        found = read_ranges(self._connection).items()
+        self._ranges = {(names[route_id], sink): tuple(ranges) for (sink, route_id), ranges in found}
         self._sinks = {}
         for route, sink in self._pos:
             self._sinks[route] = (*self._sinks.get(route, ()), sink)
@@ -85,28 +90,75 @@ class Positions:
         """The id up to which everything is resolved for `sink`; None when it has no part in the route."""
         return self._pos.get((route, sink))
 
+    def has_room(self, route: str, sink: str) -> bool:
+        """Whether something new may be begun that would resolve one more range apart. Cheap; for any thread."""
+        return len(self._ranges.get((route, sink), ())) < MAX_RANGES
+
+    def gaps(self, route: str, sink: str, *, after: int = 0, upto: int | None = None) -> list[Range]:
+        """What the sink waits for, as ranges of ids (first, last] within (after, upto], oldest first."""
+        last = route_range(self.route_ids[route])[1] - 1 if upto is None else upto
+        pair = route, sink
+        return list(gaps(self._pos[pair], self._ranges.get(pair, ()), after=after, upto=last))
+
     def pending(self, route: str, sink: str, *, after: int = 0, upto: int | None = None) -> int:
         """Count the rows the sink has not had, beyond the id `after`, up to and with the id `upto`."""
-        first = max(after, self._pos[route, sink])
-        last = route_range(self.route_ids[route])[1] - 1 if upto is None else upto
-        return number(self._connection, "SELECT count(*) FROM results WHERE id > ? AND id <= ?", (first, last))
+        return count_pending(self._connection, self.gaps(route, sink, after=after, upto=upto))
 
-    def move(self, route: str, sink: str, pos: int) -> None:
-        """Everything up to `pos` is resolved for `sink`; rows that nobody waits for any more are deleted."""
-        self._pos[route, sink] = pos
+    def resolve(self, route: str, sink: str, first: int, last: int) -> None:
+        """The sink has had what is in (first, last]; rows that nobody waits for any more are deleted.
+
+        What has no pending row between it and the position, or a range, is joined with it: so every row up to `last`
+        must be in the table, and none still be buffered by the store.
+        """
+        pair = route, sink
+        pos = self._pos[pair]
+        if last <= pos:
+            return
+        beyond: list[Range] = []
+        for begin, end in united([*self._ranges.get(pair, ()), (max(first, pos), last)]):
+            before = beyond[-1][1] if beyond else pos
+            if begin > before and self._has_rows(before, begin):
+                beyond.append((begin, end))
+            elif beyond:
+                beyond[-1] = (beyond[-1][0], end)
+            else:
+                pos = end
+        self._move(pair, pos, tuple(beyond))
+        self.trim(route, after=min(first, pos), upto=last)
+
+    def trim(self, route: str, *, after: int | None = None, upto: int | None = None) -> None:
+        """Delete the rows that every sink of the route has had, within (after, upto]."""
+        begin, end = route_range(self.route_ids[route])
+        done = [(begin if after is None else after, end - 1 if upto is None else upto)]
+        for sink in self.sinks(route):
+            pair = route, sink
+            done = common(done, [(begin, self._pos[pair]), *self._ranges.get(pair, ())])
+        self._connection.executemany("DELETE FROM results WHERE id > ? AND id <= ?", done)
+
+    def _has_rows(self, first: int, last: int) -> bool:
+        there = "SELECT EXISTS (SELECT 1 FROM results WHERE id > ? AND id <= ?)"
+        return bool(number(self._connection, there, (first, last)))
+
+    def _move(self, pair: tuple[str, str], pos: int, ranges: tuple[Range, ...]) -> None:
+        route, sink = pair
         route_id = self.route_ids[route]
-        self._connection.execute(
-            "UPDATE cursors SET pos = ?, sum = ? WHERE sink = ? AND route_id = ?",
-            (pos, fields_sum(sink, route_id, pos), sink, route_id),
-        )
-        self.trim(route)
-
-    def trim(self, route: str) -> None:
-        """Delete the rows that every sink of the route has passed."""
-        first, last = route_range(self.route_ids[route])
-        passed = min((self._pos[route, sink] for sink in self.sinks(route)), default=last)
-        self._connection.execute("DELETE FROM results WHERE id > ? AND id <= ?", (first, passed))
+        if pos != self._pos[pair]:
+            self._connection.execute(
+                "UPDATE cursors SET pos = ?, sum = ? WHERE sink = ? AND route_id = ?",
+                (pos, fields_sum(sink, route_id, pos), sink, route_id),
+            )
+            self._pos[pair] = pos
+        known = self._ranges.get(pair, ())
+        if ranges != known:
+            gone = [(sink, route_id, first) for first, _ in set(known) - set(ranges)]
+            new = [(sink, route_id, *new) for new in set(ranges) - set(known)]
+            self._connection.executemany("DELETE FROM ranges WHERE sink = ? AND route_id = ? AND first = ?", gone)
+            rows = [(*row, fields_sum(*row)) for row in new]
+            self._connection.executemany("INSERT INTO ranges VALUES (?, ?, ?, ?, ?)", rows)
+            self._ranges[pair] = ranges
 
     def _remove(self, route: str, sink: str) -> None:
         del self._pos[route, sink]
-        self._connection.execute("DELETE FROM cursors WHERE sink = ? AND route_id = ?", (sink, self.route_ids[route]))
+        for table in ("cursors", "ranges"):
+            statement = f"DELETE FROM {table} WHERE sink = ? AND route_id = ?"  # noqa: S608
+            self._connection.execute(statement, (sink, self.route_ids[route]))

@@ -6,7 +6,7 @@ Never writes and never checkpoints. Every read is short: a long one would keep t
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import apsw
 import msgspec
@@ -17,6 +17,7 @@ from gatewayd.spool.books import Books, read_books
 from gatewayd.spool.database import BUSY_MS, PAGE_BYTES
 from gatewayd.spool.dead import COLUMNS, read_letter
 from gatewayd.spool.migrations import MIGRATIONS, route_range
+from gatewayd.spool.ranges import Range, gaps, read_ranges
 from gatewayd.spool.sql import number, rows
 
 _PAGE_ROWS = 256
@@ -102,17 +103,18 @@ class SpoolReader:
         if found is None:
             return
         route_id, pos = found
-        select = (
-            "SELECT id, key, kind, subject, time, data, traceparent FROM results WHERE id > ? AND id < ? ORDER BY id"
-        )
-        while True:
-            page = rows(self._connection, f"{select} LIMIT ?", (pos, route_range(route_id)[1], _PAGE_ROWS))
-            for row, key, kind, subject, time, data, trace in page:
+        ranges = read_ranges(self._connection).get((sink, route_id), ())
+        for gap in gaps(pos, ranges, after=pos, upto=route_range(route_id)[1] - 1):
+            for row, key, kind, subject, time, data, trace in self._paged(gap):
                 yield StoredResult(
                     row=row, route=route, key=key, kind=kind, subject=subject, time=time, data=data, traceparent=trace
                 )
-            if len(page) < _PAGE_ROWS:
-                return
+
+    def _paged(self, gap: Range) -> Iterator[tuple[Any, ...]]:
+        select = "SELECT id, key, kind, subject, time, data, traceparent FROM results WHERE id > ? AND id <= ?"
+        pos, upto = gap
+        while page := rows(self._connection, f"{select} ORDER BY id LIMIT ?", (pos, upto, _PAGE_ROWS)):
+            yield from page
             pos = page[-1][0]
 
     def _oldest_time(self) -> float | None:

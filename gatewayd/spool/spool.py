@@ -18,11 +18,12 @@ import structlog
 from gatewayd.config import schema
 from gatewayd.crash import CrashPoint
 from gatewayd.errors import FatalError, SpoolFull
-from gatewayd.ports import Clock, DeadLetter, JournalEntry, Lease, StoredResult, Work
+from gatewayd.ports import Clock, DeadLetter, JournalEntry, Lease, Share, StoredResult, Work
 from gatewayd.spool.books import Books
 from gatewayd.spool.claims import Claim, Claims
 from gatewayd.spool.opening import Mended, Opened, open_store
 from gatewayd.spool.policy import RoutePolicy
+from gatewayd.spool.shares import Shares
 from gatewayd.spool.store import work_bytes
 from gatewayd.spool.writer import Op, Writer
 
@@ -74,6 +75,7 @@ class SqliteSpool:
         self._clock = clock
         self._on_event = on_event
         self._claims = Claims(clock)
+        self._shares = Shares(self._claims, opened.store.seq)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._max_waiting = _GROUPS_WAITING * config.max_group
         self._n_waiting = 0
@@ -225,23 +227,30 @@ class SqliteSpool:
         if not self.is_healthy:
             raise FatalError("the spool's writer met a failure it cannot go on from, see the log")
 
-    async def lease(self, sink: str, route: str, *, limit: int, max_bytes: int) -> Lease:
+    async def lease(self, sink: str, route: str, *, limit: int, max_bytes: int, share: Share = "all") -> Lease:
         """See ports.Spool. Raises FatalError when the sink has no part in the route."""
-        claim = self._claim(sink, route)
+        claim = self._claim(sink, route, share)
         while True:
             async with claim.lock:
-                lease = await self._try(claim, sink, route, limit, max_bytes)
+                lease = await self._try(claim, sink, route, share, limit, max_bytes)
             if lease is not None:
                 return lease
             wait_s = claim.wait_s()
             if wait_s > 0:
                 await claim.wait(wait_s)
 
-    async def try_lease(self, sink: str, route: str, *, limit: int, max_bytes: int) -> Lease | None:
-        """As `lease`, but None when nothing is due now."""
-        claim = self._claim(sink, route)
+    async def try_lease(
+        self, sink: str, route: str, *, limit: int, max_bytes: int, share: Share = "all"
+    ) -> Lease | None:
+        """See ports.Spool."""
+        claim = self._claim(sink, route, share)
         async with claim.lock:
-            return await self._try(claim, sink, route, limit, max_bytes)
+            return await self._try(claim, sink, route, share, limit, max_bytes)
+
+    def divide(self, sink: str, route: str) -> None:
+        """See ports.Spool. With too many ranges apart already the live share goes on as it is, in order."""
+        if self._store.positions.has_room(route, sink):
+            self._shares.divide(sink, route, self._store.seq)
 
     async def ack(self, lease: Lease, *, refused: Mapping[str, str]) -> None:
         """See ports.Spool. A lease whose results were offered again since is ignored: they will be acked then."""
@@ -251,39 +260,47 @@ class SqliteSpool:
         claim.keep()
         buried = [(result, self._letter(lease, result, refused)) for result in lease.results if result.key in refused]
         try:
-            await self._do(partial(self._store.ack, lease.route, lease.sink, lease.results[-1].row, buried))
+            first, last = lease.results[0].row, lease.results[-1].row
+            await self._do(partial(self._store.outgoing.ack, lease.route, lease.sink, first, last, buried))
         finally:
             # Also when cancelled: the next lease reads from the cursor, wherever the ack left it.
             if claim.is_held_by(lease):
-                self._store.leased.clear(lease.route, lease.sink, "all")
-                claim.free(attempt=1)
+                self._end(lease, claim, attempt=1)
 
     async def nack(self, lease: Lease, *, delay_s: float) -> None:
         """See ports.Spool. The next lease's `attempt` is one more."""
         claim = self._claims.find(lease)
         if claim is not None:
-            self._store.leased.clear(lease.route, lease.sink, "all")
-            claim.free(attempt=lease.attempt + 1, delay_s=delay_s)
+            self._end(lease, claim, attempt=lease.attempt + 1, delay_s=delay_s)
 
-    def _claim(self, sink: str, route: str) -> Claim:
-        return self._claims.of(sink, route, is_known=self._store.positions.get(route, sink) is not None)
+    def _end(self, lease: Lease, claim: Claim, *, attempt: int, delay_s: float = 0.0) -> None:
+        self._store.leased.clear(lease.route, lease.sink, lease.share)
+        claim.free(attempt=attempt, delay_s=delay_s)
+        self._shares.settle(lease.sink, lease.route)
 
-    async def _try(self, claim: Claim, sink: str, route: str, limit: int, max_bytes: int) -> Lease | None:
+    def _claim(self, sink: str, route: str, share: Share) -> Claim:
+        return self._claims.of(sink, route, share, is_known=self._store.positions.get(route, sink) is not None)
+
+    async def _try(self, claim: Claim, sink: str, route: str, share: Share, limit: int, max_bytes: int) -> Lease | None:
         if claim.wait_s() > 0:
             return None
         claim.about_to_read()
-        self._store.leased.clear(route, sink, "all")
+        self._store.leased.clear(route, sink, share)
+        if share == "live":
+            self._shares.move(sink, route)
+        boundary_seq = self._shares.boundary_seq(sink, route)
         try:
-            read = partial(self._store.read_results, route, sink, limit, max_bytes)
+            read = partial(self._store.outgoing.read, route, sink, share, boundary_seq, limit, max_bytes)
             results: tuple[StoredResult, ...] = await self._do(read, is_read=True)
         except BaseException:
             claim.wake()  # what was not looked at is looked at next time
             # Cancelled: the rows may be read all the same, and nobody holds them then.
-            self._put(Op(partial(self._store.leased.clear, route, sink, "all"), None, is_read=True))
+            self._put(Op(partial(self._store.leased.clear, route, sink, share), None, is_read=True))
             raise
         if not results:
             return None
-        lease = Lease(id=self._claims.next_id(), sink=sink, route=route, results=results, attempt=claim.attempt)
+        lease_id, attempt = self._claims.next_id(), claim.attempt
+        lease = Lease(id=lease_id, sink=sink, route=route, results=results, attempt=attempt, share=share)
         return claim.take(lease, self._config.lease_s)
 
     def _letter(self, lease: Lease, result: StoredResult, refused: Mapping[str, str]) -> DeadLetter:

@@ -12,7 +12,7 @@ import apsw
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import FatalError, SpoolFull
-from gatewayd.ports import DeadLetter, JournalEntry, NewResult, RawMessage, StoredResult, Work
+from gatewayd.ports import DeadLetter, JournalEntry, NewResult, RawMessage, Work
 from gatewayd.spool import sql
 from gatewayd.spool.ballast import ballast_bytes_for
 from gatewayd.spool.books import Books, read_books
@@ -22,6 +22,7 @@ from gatewayd.spool.dead import DeadLetters
 from gatewayd.spool.in_flight import InFlight
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_MASK, route_range
+from gatewayd.spool.outgoing import Outgoing
 from gatewayd.spool.policy import DEFAULT, RoutePolicy
 from gatewayd.spool.positions import Positions
 from gatewayd.spool.recent import MAX_KEYS, RecentKeys, Seen
@@ -30,7 +31,6 @@ from gatewayd.spool.sums import journal_sum, result_sum
 
 OnEvent = Callable[[str, Mapping[str, object]], None]
 
-_RESULTS = "SELECT id, key, kind, subject, time, data, traceparent FROM results WHERE id > ? AND id < ? ORDER BY id"
 _ROW_BYTES = 192  # of one row beside its blob: key, kind, subject, trace context and SQLite's own
 _FILL = 1.3  # pages are never quite full
 _MIN_ATTEMPTS_KEPT = 1024
@@ -56,6 +56,7 @@ class Store:
         self.leased = InFlight()
         self.ledger = Ledger()
         self.positions = Positions(connection)
+        self.outgoing = Outgoing(connection, self.positions, self.ledger, self.leased, self._bury)
         self.cap = Cap(
             connection,
             path,
@@ -90,8 +91,13 @@ class Store:
         """What the route's config says, or the default for one that is gone from it."""
         return self._policies.get(route, DEFAULT)
 
+    @property
+    def seq(self) -> int:
+        """The last sequence number given out; for any thread."""
+        return self._seq
+
     def in_flight(self, route: str) -> int:
-        """The highest row id that is being sent now, 0 when none: see `leased.spans` for those of live parts."""
+        """The highest row id that is being sent now, 0 when none: see `leased.spans` for those of live shares."""
         return self.leased.highest(route)
 
     def start(self) -> None:
@@ -197,20 +203,6 @@ class Store:
             self._forget_attempts(work.seen)
         return journal_ids
 
-    def ack(self, route: str, sink: str, last: int, refused: Sequence[tuple[StoredResult, DeadLetter]]) -> None:
-        """The sink has everything up to `last`, but for what it refused. Doing it again changes nothing."""
-        pos = self.positions.get(route, sink)
-        if pos is None or last <= pos:
-            return
-        # Counted from the rows: what the cap evicted while it was being sent is counted as evicted already.
-        n_resolved = self.positions.pending(route, sink, upto=last)
-        there = "SELECT count(*) FROM results WHERE id = ?"
-        buried = [letter for result, letter in refused if sql.number(self._connection, there, (result.row,))]
-        self.ledger.result(route, sink, "delivered", n_resolved - len(buried))
-        self.ledger.result(route, sink, "refused", len(buried), "refused")
-        self._bury(buried)
-        self.positions.move(route, sink, last)
-
     def count_attempts(self, route: str, ids: Sequence[int]) -> None:
         """An attempt at handling these journal rows is about to be made."""
         own = self._own(route, ids)
@@ -228,29 +220,6 @@ class Store:
         if len(self._attempts) > self._max_attempts_kept:
             self._forget_attempts([next(iter(self._attempts))])
         return n
-
-    def read_results(self, route: str, sink: str, limit: int, max_bytes: int) -> tuple[StoredResult, ...]:
-        """The oldest results the sink has not had: at least one, if there is one, whatever its size."""
-        pos = self.positions.get(route, sink)
-        if pos is None:
-            return ()
-        end = route_range(self.positions.route_ids[route])[1]
-        taken: list[StoredResult] = []
-        n_bytes = 0
-        for row, key, kind, subject, time, data, trace in self._connection.execute(
-            f"{_RESULTS} LIMIT ?", (pos, end, limit)
-        ):
-            n_bytes += len(data)
-            if taken and n_bytes > max_bytes:
-                break
-            taken.append(
-                StoredResult(
-                    row=row, route=route, key=key, kind=kind, subject=subject, time=time, data=data, traceparent=trace
-                )
-            )
-        if taken:
-            self.leased.set(route, sink, "all", taken[0].row, taken[-1].row)
-        return tuple(taken)
 
     def read_journal(self, route: str, after: int, limit: int) -> list[JournalEntry]:
         """The route's journal after an id, oldest first."""
