@@ -1,21 +1,32 @@
-"""What every case gets: a folder, the seed, the size asked for, and a place to say what it is doing."""
+"""What every case is made of: parts, each of which plays in a folder of its own and ends in one line."""
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.sim.oracle import Line
 
-_STARTED = time.monotonic()
+_began_s = time.monotonic()
+
+
+def say(text: str) -> None:
+    """Progress, on stderr: the lines go to stdout."""
+    print(f"[{time.monotonic() - _began_s:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def began(began_s: float | None = None) -> float:
+    """When the benchmark began, on the monotonic clock; set in a process that plays a part of it."""
+    global _began_s  # noqa: PLW0603 - one clock for all that is said
+    _began_s = began_s or _began_s
+    return _began_s
 
 
 @dataclass(frozen=True)
 class Run:
     """One call of the benchmark."""
 
-    folder: Path
     seed: int
     is_long: bool = False
 
@@ -23,42 +34,31 @@ class Run:
         """The quick form's figure or the long form's."""
         return long if self.is_long else quick
 
-    def say(self, text: str) -> None:
-        """Progress, on stderr: the lines go to stdout."""
-        print(f"[{time.monotonic() - _STARTED:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+@dataclass(frozen=True)
+class Part:
+    """One line to be: `play` gets an empty folder to be made, in a process of its own.
+
+    Args:
+        test: the line's test, said also where the part does not get as far as a line.
+        subject: gatewayd, or what is measured beside it.
+        play: picklable, `play(folder)`.
+        seconds: about how long it takes; the longest begin first, and ten times as long is too long.
+        is_alone: its figures are rates and times: nothing runs beside it.
+        is_compared: an alternative, whose losses fail nothing.
+    """
+
+    test: str
+    subject: str
+    play: Callable[[Path], Line]
+    seconds: float = 5.0
+    is_alone: bool = False
+    is_compared: bool = False
+
+    @property
+    def limit_s(self) -> float:
+        """When it is given up."""
+        return 10 * self.seconds + 120
 
 
-Case = Callable[[Run], Iterator[Line]]
-
-_COLUMNS = (
-    "test",
-    "subject",
-    "faults",
-    "sent",
-    "acked",
-    "lost",
-    "duplicates",
-    "resent",
-    "phantom",
-    "corrupt",
-    "evicted",
-)
-_MORE = ("out_of_order", "recovery_s", "peak_rss_mb", "holds")
-
-
-def table(lines: Iterable[Line]) -> str:
-    """All cases below each other, for a person."""
-    rows = [[*_COLUMNS, *_MORE]]
-    for line in lines:
-        holds = "-" if line.is_compared else "yes" if line.holds else "NO"
-        values = [getattr(line, name) for name in (*_COLUMNS, *_MORE[:-1])]
-        rows.append([*("" if value is None else str(value) for value in values), holds])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    cells = (
-        [
-            cell.ljust(width) if at < 2 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in rows
-    )
-    return "\n".join("  ".join(row).rstrip() for row in cells)
+Case = Callable[[Run], list[Part]]

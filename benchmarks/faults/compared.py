@@ -5,14 +5,15 @@ The load is the same; the quick form has fewer kills and messages, for a script 
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from benchmarks.faults import kills, offline
 from benchmarks.faults.alternatives.bridge import BridgedEdge, CloudBroker, EdgeSubject
-from benchmarks.faults.bench import Run
-from benchmarks.faults.kills import kill_at_random
-from benchmarks.faults.offline import fill_and_drain
+from benchmarks.faults.bench import Part, Run, say
 from tests.sim.oracle import Ledger, Line
-from tests.sim.rig import Bench, ScriptSubject, bench
+from tests.sim.rig import Bench, ScriptSubject, Subject, bench
 
 _FOLDER = Path(__file__).parent / "alternatives"
 _SCRIPTS = {  # subject: script, library it cannot do without
@@ -26,57 +27,77 @@ _BRIDGES: dict[str, tuple[str, ...]] = {  # subject: what is set beyond `persist
 }
 
 
-def run_kills(run: Run) -> Iterator[Line]:
+def kill_parts(run: Run) -> list[Part]:
     """Case 1: kills at random moments."""
-    n_kills = run.size(20, 1000)
-    for name in _installed(run):
-        run.say(f"{n_kills} kills, {name}")
-        line = Line(test="1 kill -9 at random", subject=name, seed=run.seed, is_compared=True)
-        with bench(run.folder / name, run.seed) as the:
-            kill_at_random(the, _subject(the, name), line, n_kills=n_kills)
-            _close(the, line)
-        yield line
+    n_kills, n_ours = run.size(40, 1000), run.size(200, 2000)
+    return [
+        Part(
+            kills.TEST,
+            name,
+            partial(_kill, seed=run.seed, name=name, n_kills=n_kills, n_ours=n_ours),
+            seconds=n_kills * 1.0,
+            is_compared=True,
+        )
+        for name in _installed()
+    ]
 
-    for name, settings in _BRIDGES.items():
-        run.say(f"{n_kills} kills, {name}")
-        yield _kill_bridge(run.folder / name, run.seed, name, settings, n_kills)
+
+def offline_parts(run: Run) -> list[Part]:
+    """Case 8: a great many messages while the cloud is away."""
+    n_messages, n_ours = run.size(10_000, 1_000_000), run.size(100_000, 1_000_000)
+    return [
+        Part(
+            offline.TEST,
+            name,
+            partial(_fill_and_drain, seed=run.seed, name=name, n_messages=n_messages, n_ours=n_ours),
+            seconds=n_messages / 500,
+            is_compared=True,
+        )
+        for name in _installed()
+    ]
 
 
-def _kill_bridge(folder: Path, seed: int, name: str, settings: tuple[str, ...], n_kills: int) -> Line:
-    line = Line(test="1 kill -9 at random", subject=name, seed=seed, is_compared=True)
-    made = Bench(folder, seed)
-    cloud = CloudBroker(folder)
-    edge = BridgedEdge(folder / "edge", cloud.port, settings)
-    made.broker, made.cloud = edge, cloud  # type: ignore[assignment]
-    made.ledger = Ledger(cloud.file, seed)
-    with made as the:
-        the.put(EdgeSubject(edge))
-        assert the.subject is not None
-        kill_at_random(the, the.subject, line, n_kills=n_kills)
-        assert the.device is not None
-        line.more["republished_by_the_device"] = the.device.n_republished
+def _kill(folder: Path, seed: int, name: str, n_kills: int, n_ours: int) -> Line:
+    line = Line(test=kills.TEST, subject=name, seed=seed, is_compared=True)
+    line.more["faults_of_ours"] = n_ours
+    with _alternative(folder, seed, name) as (the, subject):
+        kills.kill_at_random(the, subject, line, n_kills=n_kills)
         _close(the, line)
     return line
 
 
-def run_offline(run: Run) -> Iterator[Line]:
-    """Case 8: a backlog."""
-    n_messages = run.size(10_000, 1_000_000)
-    for name in _installed(run):
-        run.say(f"{n_messages} messages while the cloud is away, {name}")
-        line = Line(test="8 a long time offline", subject=name, seed=run.seed, is_compared=True)
-        with bench(run.folder / name, run.seed) as the:
-            fill_and_drain(the, _subject(the, name), line, n_messages)
-            _close(the, line)
-        yield line
+def _fill_and_drain(folder: Path, seed: int, name: str, n_messages: int, n_ours: int) -> Line:
+    line = Line(test=offline.TEST, subject=name, seed=seed, is_compared=True)
+    line.more["sent_of_ours"] = n_ours
+    with _alternative(folder, seed, name) as (the, subject):
+        offline.fill_and_drain(the, subject, line, n_messages)
+        _close(the, line)
+    return line
 
 
-def _installed(run: Run) -> Iterator[str]:
-    for name, (_, library) in _SCRIPTS.items():
-        if importlib.util.find_spec(library) is None:
-            run.say(f"{name}: left out, {library} is not installed")
-        else:
-            yield name
+@contextmanager
+def _alternative(folder: Path, seed: int, name: str) -> Iterator[tuple[Bench, Subject]]:
+    """The bench with an alternative in the place of gatewayd."""
+    if name not in _BRIDGES:
+        with bench(folder, seed) as the:
+            yield the, _subject(the, name)
+        return
+    made = Bench(folder, seed)
+    cloud = CloudBroker(folder)
+    edge = BridgedEdge(folder / "edge", cloud.port, _BRIDGES[name])
+    made.broker, made.cloud = edge, cloud  # type: ignore[assignment]
+    made.ledger = Ledger(cloud.file, seed)
+    with made as the:
+        the.put(EdgeSubject(edge))  # type: ignore[arg-type]
+        assert the.subject is not None
+        yield the, the.subject
+
+
+def _installed() -> list[str]:
+    missing = {name: library for name, (_, library) in _SCRIPTS.items() if importlib.util.find_spec(library) is None}
+    for name, library in missing.items():
+        say(f"{name}: left out, {library} is not installed")
+    return [name for name in (*_SCRIPTS, *_BRIDGES) if name not in missing]
 
 
 def _subject(the: Bench, name: str) -> ScriptSubject:
@@ -87,5 +108,7 @@ def _subject(the: Bench, name: str) -> ScriptSubject:
 
 
 def _close(the: Bench, line: Line) -> None:
+    assert the.device is not None
+    line.more["republished_by_the_device"] = the.device.n_republished
     line.fresh_event_ok = the.is_fresh_through()
     the.close_books(line)

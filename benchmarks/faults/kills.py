@@ -2,29 +2,39 @@
 
 import random
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from benchmarks.faults.bench import Run
+from benchmarks.faults.bench import Part, Run, say
 from tests.sim.oracle import Line, judge
 from tests.sim.rig import Bench, Subject, bench
 
 _PER_S = 400
+_SAY_EVERY = 50
 _LIVES_S = (0.3, 1.3)  # a start takes about half a second: a life ends in start-up, in catching up, or at work
 
 
-def run(run: Run) -> Iterator[Line]:
+TEST = "1 kill -9 at random"
+
+
+def parts(run: Run) -> list[Part]:
     """Half of the kills on a direct route, half on a journaled one."""
     n_kills = run.size(200, 2000) // 2
-    for mode in ("direct", "journaled"):
-        run.say(f"{n_kills} kills, {mode}")
-        # A kill between the cloud's answer and the ack: some of a hundred on a direct route, few on a journaled one.
-        yield kill(run.folder / mode, run.seed, mode=mode, n_kills=n_kills, min_resent=int(mode == "direct"))
+    # A kill between the cloud's answer and the ack: some of a hundred on a direct route, few on a journaled one.
+    return [
+        Part(
+            TEST,
+            f"gatewayd, {mode}",
+            partial(kill, seed=run.seed, mode=mode, n_kills=n_kills, min_resent=int(mode == "direct")),
+            seconds=n_kills * 1.0,
+        )
+        for mode in ("direct", "journaled")
+    ]
 
 
 def kill(folder: Path, seed: int, *, mode: str, n_kills: int, min_resent: int = 0) -> Line:
     """Kill a gatewayd `n_kills` times."""
-    line = Line(test="1 kill -9 at random", subject=f"gatewayd, {mode}", seed=seed)
+    line = Line(test=TEST, subject=f"gatewayd, {mode}", seed=seed)
     with bench(folder, seed) as the:
         gateway = the.gateway(mode=mode)
         kill_at_random(the, gateway, line, n_kills=n_kills)
@@ -42,7 +52,9 @@ def kill_at_random(the: Bench, subject: Subject, line: Line, *, n_kills: int) ->
     subject.start()
     device = the.send(per_s=_PER_S)
     time.sleep(0.5)
-    for _ in range(n_kills):
+    for n in range(n_kills):
+        if n % _SAY_EVERY == _SAY_EVERY - 1:
+            say(f"{line.subject}: {n + 1} of {n_kills} kills, {the.ledger.read()} messages at the cloud")
         the.watch.look()
         subject.kill()
         line.faults += 1

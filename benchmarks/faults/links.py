@@ -7,10 +7,11 @@ publishes; then all is well again, and everything that was acknowledged must arr
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from benchmarks.faults.bench import Run
+from benchmarks.faults.bench import Part, Run
 from tests.sim.oracle import Line, judge
 from tests.sim.proxy import Proxy, Toxic
 from tests.sim.rig import Bench, bench
@@ -123,12 +124,17 @@ CASES: dict[str, tuple[Play, int, int]] = {  # name: play, quick, long
 }
 
 
-def run(run: Run) -> Iterator[Line]:
+def parts(run: Run) -> list[Part]:
     """Each kind of fault on a bench of its own."""
-    for number, (name, (_, quick, long)) in enumerate(CASES.items()):
-        n = run.size(quick, long)
-        run.say(f"{name}, {n} times")
-        yield spoil(run.folder / str(number), run.seed, name, n)
+    return [
+        Part(
+            f"6 {name}",
+            "gatewayd",
+            partial(spoil, seed=run.seed, name=name, n=run.size(quick, long)),
+            seconds=20 * run.size(quick, long) / quick,
+        )
+        for name, (_, quick, long) in CASES.items()
+    ]
 
 
 def spoil(folder: Path, seed: int, name: str, n: int) -> Line:

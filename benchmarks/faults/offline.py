@@ -4,10 +4,10 @@ Measured: how much memory the backlog costs, bytes on disk and bytes written for
 """
 
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from benchmarks.faults.bench import Run
+from benchmarks.faults.bench import Part, Run, say
 from tests.sim.gateway import Gateway
 from tests.sim.oracle import Line, judge
 from tests.sim.rig import Bench, Subject, bench, bytes_written, status_kb
@@ -16,16 +16,19 @@ _MAX_GROWTH_MB = 32.0  # of resident memory, from the first thousand messages to
 _STALL_S = 30.0
 
 
-def run(run: Run) -> Iterator[Line]:
-    """One backlog."""
+TEST = "8 a long time offline"
+
+
+def parts(run: Run) -> list[Part]:
+    """One backlog, measured alone."""
     n_messages = run.size(100_000, 1_000_000)
-    run.say(f"{n_messages} messages while the cloud is away")
-    yield backlog(run.folder / "backlog", run.seed, n_messages)
+    play = partial(backlog, seed=run.seed, n_messages=n_messages)
+    return [Part(TEST, "gatewayd", play, seconds=n_messages / 2000, is_alone=True)]
 
 
 def backlog(folder: Path, seed: int, n_messages: int) -> Line:
     """A gatewayd with `n_messages` waiting."""
-    line = Line(test="8 a long time offline", subject="gatewayd", seed=seed)
+    line = Line(test=TEST, subject="gatewayd", seed=seed)
     with bench(folder, seed) as the:
         # The cap is far above what is needed: nothing may be evicted here.
         gateway = the.gateway(retry_max_s=1, rest="[spool]\nmax_bytes = 4294967296")
@@ -49,12 +52,14 @@ def fill_and_drain(the: Bench, subject: Subject, line: Line, n_messages: int) ->
     while device.n_sent < min(1000, n_messages):
         time.sleep(0.02)
     rss_before_kb, written_before = status_kb(pid, "VmRSS"), bytes_written(pid)
+    say(f"{line.subject}: {n_messages} messages while the cloud is away")
     device.finish(timeout_s=3600)
     n_disk = _until_taken(the, subject, n_messages)
     line.faults = 1
     line.more["rss_growth_mb"] = round((status_kb(pid, "VmRSS") - rss_before_kb) / 1024, 1)
     line.more["disk_bytes_per_msg"] = round(n_disk / n_messages, 1)
     line.more["fill_bytes_written_per_msg"] = round((bytes_written(pid) - written_before) / n_messages, 1)
+    say(f"{line.subject}: the drain")
     _drain(the, line)
 
 

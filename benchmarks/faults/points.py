@@ -7,11 +7,12 @@ point is a known step of a known message: the first commit of a direct route sto
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from benchmarks.faults.bench import Run
+from benchmarks.faults.bench import Part, Run
 from tests.sim.gateway import Gateway, wait_until
 from tests.sim.oracle import Line, judge
 from tests.sim.rig import Bench, bench
@@ -59,19 +60,19 @@ ONE_BY_ONE = [
 ]
 
 
-def run(run: Run) -> Iterator[Line]:
+def parts(run: Run) -> list[Part]:
     """Each point once."""
-    for number, point in enumerate(ONE_BY_ONE):
-        run.say(f"{point.mode}, {point.spec} ({point.what})")
-        yield end_at(run.folder / str(number), run.seed, point)
-    for spec, play in (
+    others = (
         ("spool.migrating:1", _migrating),
         ("spool.before_checkpoint:1", _checkpointing),
         ("spool.after_checkpoint:1", _checkpointing),
         ("spool.evicting:3", _evicting),
-    ):
-        run.say(spec)
-        yield _play(run.folder / spec.replace(":", "-"), run.seed, Point("direct", spec, ""), play)
+    )
+    plays = [(point, partial(end_at, seed=run.seed, point=point)) for point in ONE_BY_ONE] + [
+        (point, partial(_play, seed=run.seed, point=point, play=play))
+        for point, play in ((Point("direct", spec, ""), play) for spec, play in others)
+    ]
+    return [Part(f"2 kill -9 at {point.spec}", f"gatewayd, {point.mode}", play, seconds=4) for point, play in plays]
 
 
 def end_at(folder: Path, seed: int, point: Point) -> Line:

@@ -13,16 +13,25 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from benchmarks.faults.bench import Part, Run
+from benchmarks.faults.here import figures
 from gatewayd.config import schema
 from gatewayd.errors import FatalError
 from gatewayd.ports import DeadLetter, NewResult, RawMessage, Work
 from gatewayd.spool import SqliteSpool
+from gatewayd.spool.books import Books
+from tests.sim.oracle import Line, judge
 from tests.sim.real_spool import MIB, FakeClock
 
 ROUTES = {"direct": ("cloud", "file"), "slow": ("cloud",)}
 PAGE = 4096
+TEST = "11 damaged databases"
+# Of these nobody can tell from the files alone how much is missing: what they lack, their counters lack too.
+UNKNOWABLE = {"WAL lost", "WAL garbled", "old copy", "noise"}
+_LEAST_BACK = {"bit flips": 0.9, "zeroed pages": 0.5, "header": 0.99, "WAL lost": 0.9, "WAL garbled": 0.9}
 _CONFIG = schema.Spool(max_bytes=16 * MIB)
 
 
@@ -36,8 +45,13 @@ class Found:
     n_rows: int = 0  # there were, over all images
     n_back: int = 0  # of them came back as they were
     n_corrupt: int = 0  # came back with another content
-    n_phantom: int = 0  # came back and had never been pending
-    kinds: dict[str, list[int]] = field(default_factory=dict)  # kind -> [images, rows, rows that came back]
+    n_phantom: int = 0  # came back and had never been there
+    n_again: int = 0  # came back and had been delivered
+    n_counted: int = 0  # did not come back, and the books say so
+    n_uncounted: int = 0  # did not come back, and the books do not know of it
+    n_fresh: int = 0  # images in which a fresh result got through
+    slowest_s: float = 0.0  # to open and read
+    kinds: dict[str, list[int]] = field(default_factory=dict)  # kind -> [images, rows, back, counted, uncounted]
     problems: list[str] = field(default_factory=list)
 
 
@@ -54,21 +68,78 @@ def run_damage(folder: Path, *, n_images: int, seed: int) -> Found:
         image = folder / f"image-{n}"
         shutil.copytree(folder / "whole" / "crashed", image)
         DAMAGES[kind](image / "spool.db", draw, folder / "old" / "crashed" / "spool.db")
+        began_s = time.monotonic()
         try:
-            n_back = asyncio.run(_look(image, promised, found))
+            n_back, n_counted = asyncio.run(_look(image, promised, found))
         except Exception as error:
             found.problems.append(f"{n} {kind}: {error!r}")
-            n_back = 0
+            n_back = n_counted = 0
         else:
             found.n_opened += 1
-        tally = found.kinds.setdefault(kind, [0, 0, 0])
-        for place, amount in enumerate((1, len(promised), n_back)):
-            tally[place] += amount
-        found.n_images += 1
-        found.n_rows += len(promised)
-        found.n_back += n_back
+        found.slowest_s = max(found.slowest_s, time.monotonic() - began_s)
+        _tally(found, kind, len(promised), n_back, n_counted)
         shutil.rmtree(image)
     return found
+
+
+def _tally(found: Found, kind: str, n_rows: int, n_back: int, n_counted: int) -> None:
+    n_missing = n_rows - n_back
+    n_uncounted = max(0, n_missing - n_counted)
+    tally = found.kinds.setdefault(kind, [0, 0, 0, 0, 0])
+    for place, amount in enumerate((1, n_rows, n_back, n_missing - n_uncounted, n_uncounted)):
+        tally[place] += amount
+    found.n_images += 1
+    found.n_rows += n_rows
+    found.n_back += n_back
+    found.n_counted += n_missing - n_uncounted
+    found.n_uncounted += n_uncounted
+
+
+def parts(run: Run) -> list[Part]:
+    """Case 11: each kind of damage to as many copies as any other."""
+    play = partial(_damage, seed=run.seed, n_images=run.size(500, 5000))
+    return [Part(TEST, "gatewayd's spool", play, seconds=run.size(50, 500))]
+
+
+def _damage(folder: Path, seed: int, n_images: int) -> Line:
+    line = Line(test=TEST, subject="gatewayd's spool", seed=seed)
+    with figures(folder, line):
+        found = run_damage(folder, n_images=n_images, seed=seed)
+        line.sent = line.acked = found.n_rows
+    fill(line, found)
+    return line
+
+
+def fill(line: Line, found: Found) -> None:
+    """What the images showed, and what of it does not hold."""
+    gone = [tally for kind, tally in found.kinds.items() if kind not in UNKNOWABLE]
+    line.faults = found.n_images
+    line.sent = line.acked = found.n_rows
+    line.delivered_unique = found.n_back
+    line.lost = sum(n_uncounted for *_, n_uncounted in gone)
+    line.resent = found.n_again
+    line.phantom, line.corrupt = found.n_phantom, found.n_corrupt
+    line.evicted = found.n_counted
+    line.recovery_s = round(found.slowest_s, 2)
+    line.fresh_event_ok = found.n_fresh == found.n_images
+    line.problems += found.problems
+    line.more |= {
+        "opened": f"{found.n_opened} of {found.n_images}",
+        "noticed": found.n_damaged,
+        "salvaged_share": round(found.n_back / max(1, found.n_rows), 4),
+        "salvaged_share_by_kind": {kind: round(back / rows, 4) for kind, (_, rows, back, _, _) in found.kinds.items()},
+        "counted_as_damaged": found.n_counted,
+        "could_not_be_known": found.n_uncounted - line.lost,  # the newest commits, or the books, were in what is gone
+        "uncounted_by_kind": {kind: tally[-1] for kind, tally in found.kinds.items()},
+    }
+    judge(line, min_acked=found.n_images * 100, min_faults=found.n_images)
+    if found.n_opened != found.n_images:
+        line.problems.append(f"opened: {line.more['opened']}")
+    if found.n_damaged < found.n_images // 4 or not found.n_counted:
+        line.problems.append(f"vacuous: {found.n_damaged} images found damaged, {found.n_counted} rows missed")
+    for kind, least in _LEAST_BACK.items():
+        if line.more["salvaged_share_by_kind"][kind] < least:
+            line.problems.append(f"{kind}: {line.more['salvaged_share_by_kind'][kind]} came back, {least} is the least")
 
 
 def _open(folder: Path) -> SqliteSpool:
@@ -129,28 +200,39 @@ async def _all(spool: SqliteSpool) -> dict[tuple[str, str], bytes]:
     return there | {("journal", entry.message.key): entry.message.payload for entry in entries}
 
 
-async def _look(image: Path, promised: dict[tuple[str, str], str], found: Found) -> int:
+async def _look(image: Path, promised: dict[tuple[str, str], str], found: Found) -> tuple[int, int]:
     try:
         return await _look_once(image, promised, found)
     except FatalError:  # noticed while it ran: the process ends, and the next start mends it
         return await _look_once(image, promised, found)
 
 
-async def _look_once(image: Path, promised: dict[tuple[str, str], str], found: Found) -> int:
+async def _look_once(image: Path, promised: dict[tuple[str, str], str], found: Found) -> tuple[int, int]:
+    """Of what was promised: how much came back as it was, and how much the books count as damaged."""
     async with _open(image) as spool:
         await spool.commit(Work(route="direct", received=1, handled=1, results=[_result("fresh")]))
         there = await _all(spool)
-        if not (await spool.books()).balanced:
+        books = await spool.books()
+        if not books.balanced:
             found.problems.append(f"{image.name}: the books do not balance")
-    if there.pop(("direct", "fresh"), None) is None:
+    is_fresh = there.pop(("direct", "fresh"), None) is not None
+    found.n_fresh += is_fresh
+    if not is_fresh:
         found.problems.append(f"{image.name}: a fresh result did not get through")
     found.n_damaged += bool(list(image.glob("corrupt-*")))
     back = sum(promised.get(place) == _digest(data) for place, data in there.items())
     for place, data in there.items():
-        key = place[1]
-        found.n_corrupt += data != _data(key) and place in promised
-        found.n_phantom += place not in promised and data != _data(key)
-    return back
+        is_ours = data == _data(place[1])
+        found.n_corrupt += not is_ours and place in promised
+        found.n_phantom += not is_ours and place not in promised
+        found.n_again += is_ours and place not in promised
+    return back, _counted(books)
+
+
+def _counted(books: Books) -> int:
+    """What the books call damaged, for the sink and the journal that `_all` reads."""
+    places = [f"results/{route}/cloud/evicted" for route in ROUTES] + ["messages/slow/evicted"]
+    return sum(books.reasons.get(place, {}).get("damaged", 0) for place in places)
 
 
 def _flip(path: Path, draw: random.Random, _old: Path) -> None:

@@ -8,24 +8,30 @@ python -m benchmarks.faults.spool_images [--images 200] [--seed 1] [--synchronou
 import argparse
 import asyncio
 import json
+import os
 import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import apsw
 
+from benchmarks.faults.bench import Part, Run
 from gatewayd.config import schema
 from gatewayd.ports import DeadLetter, NewResult, RawMessage, Work
 from gatewayd.spool import SqliteSpool, database
+from tests.sim.oracle import Line, judge
 from tests.sim.real_spool import MIB, FakeClock
-from tests.sim.vfs import Platter, RecordingDisk, recording
+from tests.sim.rig import status_kb
+from tests.sim.vfs import Op, Platter, RecordingDisk, recording
 
 ROUTES = {"direct": ("cloud", "file"), "slow": ("cloud",)}
+TEST = "3 power cuts"
 _CONFIG = schema.Spool(max_bytes=8 * MIB, max_dead_letters=1000)
 
 
@@ -35,8 +41,17 @@ class Found:
 
     n_images: int = 0
     n_checkpoints: int = 0  # in the life that was recorded
-    n_promises: int = 0  # over all images
+    n_tried: int = 0  # begun before the cut, over all images
+    n_promises: int = 0  # of them answered
+    n_kept: int = 0  # of the answered there as they were, or acked by the cloud
     n_lost: int = 0
+    n_phantom: int = 0  # there, and nobody had tried
+    n_corrupt: int = 0  # there with another content than was tried
+    n_fresh: int = 0  # images in which a fresh result got through
+    slowest_s: float = 0.0  # to open and read
+    n_bytes_written: int = 0  # in the life that was recorded
+    n_works: int = 0
+    max_wal_bytes: int = 0
     n_again: int = 0  # results that were acked and are offered again
     n_unbalanced: int = 0
     n_damaged: int = 0  # moved aside, or integrity_check has something to say
@@ -44,7 +59,7 @@ class Found:
     @property
     def is_good(self) -> bool:
         """Whether every promise held."""
-        bad = self.n_lost or self.n_again or self.n_unbalanced or self.n_damaged
+        bad = self.n_lost or self.n_again or self.n_unbalanced or self.n_damaged or self.n_phantom or self.n_corrupt
         return self.n_promises > 0 and self.n_checkpoints >= 5 and not bad
 
 
@@ -53,9 +68,9 @@ def run_images(folder: Path, *, n_images: int, seed: int, synchronous: str = "FU
     with _synchronous(synchronous), recording() as disk:
         asyncio.run(_use(folder / "life", disk, random.Random(seed)))
     draw = random.Random(seed)
-    found = Found(n_checkpoints=sum(op.kind == "sync" and op.file == "spool.db" for op in disk.log))
+    found = _found_in(disk.log)
     # The moments right after a promise are the ones that matter most: half of the cuts are there.
-    marks = [at for at, op in enumerate(disk.log) if op.kind == "mark"]
+    marks = [at for at, op in enumerate(disk.log) if op.kind == "mark" and not _is_try(op.mark)]
     cuts = sorted(draw.choice(marks) if n % 2 else draw.randrange(len(disk.log)) for n in range(n_images))
     platter, done = Platter(), 0
     for n, cut in enumerate(cuts):
@@ -66,9 +81,65 @@ def run_images(folder: Path, *, n_images: int, seed: int, synchronous: str = "FU
         image.mkdir()
         for name, content in platter.image(draw).items():
             (image / name).write_bytes(content)
+        began_s = time.monotonic()
         asyncio.run(_look(image, platter.marks, found))
+        found.slowest_s = max(found.slowest_s, time.monotonic() - began_s)
         shutil.rmtree(image)
     return found
+
+
+def _found_in(log: Sequence[Op]) -> Found:
+    writes = [op for op in log if op.kind == "write"]
+    return Found(
+        n_checkpoints=sum(op.kind == "sync" and op.file == "spool.db" for op in log),
+        n_bytes_written=sum(len(op.data) for op in writes),
+        n_works=sum(op.kind == "mark" and not _is_try(op.mark) for op in log),
+        max_wal_bytes=max((op.at + len(op.data) for op in writes if op.file.endswith("-wal")), default=0),
+    )
+
+
+def _is_try(mark: object) -> bool:
+    return isinstance(mark, tuple) and mark[0] == "try"
+
+
+def parts(run: Run) -> list[Part]:
+    """Case 3: with synchronous=FULL nothing is lost; with NORMAL something is, or the test would not bite."""
+    n_images = run.size(200, 5000)
+    return [
+        Part(TEST, _subject(level), partial(_cut, seed=run.seed, n_images=n_images, level=level), seconds=n_images / 30)
+        for level in ("FULL", "NORMAL")
+    ]
+
+
+def _subject(level: str) -> str:
+    return "gatewayd's spool" if level == "FULL" else f"the same with {level}, to show that the test bites"
+
+
+def _cut(folder: Path, seed: int, n_images: int, level: str) -> Line:
+    folder.mkdir(parents=True)
+    found = run_images(folder, n_images=n_images, seed=seed, synchronous=level)
+    line = Line(test=TEST, subject=_subject(level), seed=seed)
+    line.faults = found.n_images
+    line.sent, line.acked, line.delivered_unique = found.n_tried, found.n_promises, found.n_kept
+    line.lost, line.phantom, line.corrupt, line.resent = found.n_lost, found.n_phantom, found.n_corrupt, found.n_again
+    line.fresh_event_ok = found.n_fresh == found.n_images
+    line.recovery_s = round(found.slowest_s, 2)
+    line.peak_rss_mb = round(status_kb(os.getpid(), "VmHWM") / 1024, 1)
+    line.max_wal_mb = round(found.max_wal_bytes / MIB, 2)
+    line.bytes_written_per_msg = round(found.n_bytes_written / max(1, found.n_works), 1)
+    line.more |= {"synchronous": level, "checkpoints": found.n_checkpoints, "damaged": found.n_damaged}
+    line.more["simulated"] = "unsynced writes dropped, reordered and torn by a VFS below SQLite"
+    if level == "NORMAL":
+        if not found.n_lost:
+            line.problems.append("vacuous: nothing was lost without full sync")
+        return line
+    judge(line, min_acked=n_images * 100, min_faults=n_images)
+    for name in ("n_again", "n_unbalanced", "n_damaged"):
+        if getattr(found, name):
+            line.problems.append(f"{name}: {getattr(found, name)}")
+    if found.n_checkpoints < 5:
+        line.problems.append(f"vacuous: {found.n_checkpoints} checkpoints")
+    return line
 
 
 def _open(folder: Path) -> SqliteSpool:
@@ -88,6 +159,7 @@ async def _produce(spool: SqliteSpool, disk: RecordingDisk, draw: random.Random,
     for n in range(40):
         key = f"{lane}-{n}"
         data = draw.randbytes(draw.choice((20, 300, 9000)))
+        disk.mark(("try", key, data))
         await spool.commit(Work(route="direct", received=1, handled=1, results=[_result(key, data)]))
         disk.mark(("result", key, data))
         raw = RawMessage(topic="t", payload=data, time=1.0, key=key)
@@ -124,20 +196,49 @@ async def _look(image: Path, marks: list[object], found: Found) -> None:
         for kind, sink, route in (("result", "cloud", "direct"), ("file", "file", "direct"), ("slow", "cloud", "slow")):
             lease = await spool.try_lease(sink, route, limit=100_000, max_bytes=1 << 30)
             there[kind] = {result.key: result.data for result in lease.results} if lease else {}
+            if lease is not None:
+                await spool.ack(lease, refused={})
         entries = await spool.journal("slow", after=0, limit=100_000)
         there["journal"] = {entry.id: entry.message.payload for entry in entries}
         await spool.commit(Work(route="direct", received=1, handled=1, results=[_result("fresh", b"")]))
+        fresh = await spool.try_lease("cloud", "direct", limit=100_000, max_bytes=1 << 30)
     there["dead"] = _dead(image)
-    lost, again = _missing(marks, there)
+    tried: dict[object, bytes] = {mark[1]: mark[2] for mark in marks if isinstance(mark, tuple) and mark[0] == "try"}
+    promises = [mark for mark in marks if not _is_try(mark)]
+    lost, again = _missing(promises, there)
     found.n_images += 1
-    found.n_promises += len(marks)
+    found.n_fresh += fresh is not None and any(result.key == "fresh" for result in fresh.results)
+    found.n_tried += len(promises) + sum(_n_unanswered(tried, promises).values())
+    found.n_promises += len(promises)
+    found.n_kept += len(promises) - lost
     found.n_lost += lost
+    _compare(tried, there, found)
     found.n_again += again
     found.n_unbalanced += not books.balanced
     connection = apsw.Connection(str(image / "spool.db"))
     is_whole = connection.pragma("integrity_check") == "ok"
     connection.close()
     found.n_damaged += bool(not is_whole or list(image.glob("corrupt-*")))
+
+
+def _n_unanswered(tried: Mapping[object, bytes], promises: Sequence[object]) -> dict[object, int]:
+    """Keys whose first work was begun and not answered."""
+    answered = {mark[1] for mark in promises if isinstance(mark, tuple) and mark[0] == "result"}
+    return {key: 1 for key in tried if key not in answered}
+
+
+def _compare(tried: Mapping[object, bytes], there: Mapping[str, Mapping[object, bytes]], found: Found) -> None:
+    """Everything that is there, with what was tried."""
+    contents = set(tried.values())
+    for kind, rows in there.items():
+        for key, data in rows.items():
+            name = str(key).removeprefix("s") if kind == "slow" else key
+            if kind == "journal":
+                found.n_phantom += data not in contents
+            elif name not in tried:
+                found.n_phantom += 1
+            else:
+                found.n_corrupt += data != tried[name]
 
 
 def _dead(image: Path) -> dict[object, bytes]:
@@ -149,7 +250,7 @@ def _dead(image: Path) -> dict[object, bytes]:
 
 def _missing(marks: list[object], there: Mapping[str, Mapping[object, bytes]]) -> tuple[int, int]:
     """Promises not kept; results acked that are there again. A result that was done or acked need not be there."""
-    promised: dict[tuple[str, object], bytes] = {(kind, key): data for kind, key, data in marks}  # type: ignore[misc]
+    promised: dict[tuple[str, object], bytes] = {mark[:2]: mark[2] for mark in marks if isinstance(mark, tuple)}
     lost = again = 0
     for (kind, key), data in promised.items():
         if kind == "result":

@@ -13,21 +13,27 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import apsw
 
+from benchmarks.faults.bench import Part, Run
+from benchmarks.faults.here import figures
 from gatewayd.clock import SystemClock
 from gatewayd.config import schema
 from gatewayd.errors import GatewaydError, SpoolFull
 from gatewayd.ports import NewResult, RawMessage, Work
 from gatewayd.spool import SqliteSpool
+from tests.sim.oracle import Line, judge
 from tests.sim.real_spool import MIB
 from tests.sim.vfs import FAULTS, FaultyDisk, faulty
 
 ROUTES = {"direct": ("cloud",), "slow": ("cloud",)}
+_QUICK_STEPS = {"read": 5, "write": 41, "sync": 11}
+_LEAST_FAULTS = 10
 _CONFIG = schema.Spool(max_bytes=4 * MIB)
 
 
@@ -40,6 +46,13 @@ class Found:
     n_acked: int = 0
     n_refused: int = 0  # works answered with SpoolFull or FatalError
     n_not_opened: int = 0  # opening failed, in words
+    n_kept: int = 0  # of the acknowledged there in the end, or delivered
+    n_lost: int = 0
+    n_again: int = 0  # delivered, its ack answered, and there again
+    n_phantom: int = 0
+    n_corrupt: int = 0
+    n_fresh: int = 0  # runs after which a fresh result got through
+    slowest_s: float = 0.0  # to open again, once the disk was well
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -54,6 +67,7 @@ class _Run:
     disk: FaultyDisk
     found: Found
     is_once: bool
+    tried: set[str] = field(default_factory=lambda: {"before", "fresh"})
     results: set[str] = field(default_factory=set)  # acknowledged to the producer
     journal: set[int] = field(default_factory=set)
     delivered: set[str] = field(default_factory=set)  # its ack has returned
@@ -91,9 +105,12 @@ async def _prepare(folder: Path) -> None:
         await spool.commit(_work("before"))
 
 
-def _work(key: str, size: int = 3000) -> Work:
-    data = random.Random(key).randbytes(size)
-    result = NewResult(key=key, kind="k", subject="t", time=1.0, data=data)
+def _content(key: str) -> bytes:
+    return random.Random(key).randbytes(3000)
+
+
+def _work(key: str) -> Work:
+    result = NewResult(key=key, kind="k", subject="t", time=1.0, data=_content(key))
     return Work(route="direct", received=1, handled=1, results=[result], seen=[key.encode()])
 
 
@@ -145,6 +162,7 @@ async def _mend_later(disk: FaultyDisk, waiting: "asyncio.Task[None]") -> None:
 async def _produce(spool: SqliteSpool, run: _Run, lane: str) -> None:
     for n in range(25):
         key = f"{lane}-{n}"
+        run.tried.add(key)
         if await _answered(spool.commit(_work(key)), run) is not None:
             run.results.add(key)
         raw = RawMessage(topic="t", payload=b"p" * 2000, time=1.0, key=key)
@@ -178,23 +196,87 @@ async def _deliver(spool: SqliteSpool, run: _Run) -> None:
 
 
 async def _audit(place: Path, run: _Run) -> None:
+    began_s = time.monotonic()
     async with _open(place) as spool:
-        lease = await spool.try_lease("cloud", "direct", limit=10_000, max_bytes=1 << 30)
-        there = {result.key for result in lease.results} if lease else set()
+        run.found.slowest_s = max(run.found.slowest_s, time.monotonic() - began_s)
+        there = await _drain(spool)
         journal = {entry.id for entry in await spool.journal("slow", after=0, limit=10_000)}
+        await spool.commit(_work("at the end"))
+        run.found.n_fresh += "at the end" in await _drain(spool)
         if not (await spool.books()).balanced:
             run.complain("the books do not balance")
-    lost = run.results - there - run.offered
-    if lost or run.journal - journal:
-        run.complain(f"lost {sorted(lost)} {sorted(run.journal - journal)}")
-    if run.delivered & there:
-        run.complain("acked and there again")
+    _compare(there, journal, run)
     if list(place.glob("corrupt-*")):
         run.complain("moved aside")
     connection = apsw.Connection(str(place / "spool.db"))
     if connection.pragma("integrity_check") != "ok":
         run.complain("integrity_check")
     connection.close()
+
+
+async def _drain(spool: SqliteSpool) -> dict[str, bytes]:
+    lease = await spool.try_lease("cloud", "direct", limit=10_000, max_bytes=1 << 30)
+    if lease is None:
+        return {}
+    await spool.ack(lease, refused={})
+    return {result.key: result.data for result in lease.results}
+
+
+def _compare(there: Mapping[str, bytes], journal: Set[int], run: _Run) -> None:
+    found = run.found
+    lost_results, lost_messages = run.results - there.keys() - run.offered, run.journal - journal
+    again = run.delivered & there.keys()
+    found.n_lost += len(lost_results) + len(lost_messages)
+    found.n_kept += len(run.results) - len(lost_results) + len(run.journal) - len(lost_messages)
+    found.n_again += len(again)
+    found.n_phantom += len(there.keys() - run.tried)
+    found.n_corrupt += sum(data != _content(key) for key, data in there.items())
+    if lost_results or lost_messages:
+        run.complain(f"lost {sorted(lost_results)} {sorted(lost_messages)}")
+    if again:
+        run.complain("acked and there again")
+
+
+def parts(run: Run) -> list[Part]:
+    """Case 4: each kind of call to the disk, once and for ever. The quick form leaves out some n."""
+    return [
+        Part(
+            _test(kind, for_ever, is_full),
+            "gatewayd's spool",
+            partial(
+                _fail,
+                seed=run.seed,
+                kind=kind,
+                for_ever=for_ever,
+                is_full=is_full,
+                step=run.size(_QUICK_STEPS.get(kind, 1), 1),
+            ),
+            seconds=run.size(4, 60),
+        )
+        for kind, for_ever, is_full in cases()
+    ]
+
+
+def _test(kind: str, for_ever: bool, is_full: bool) -> str:
+    return f"4 the n-th {kind} fails {'for ever' if for_ever else 'once'}{', disk full' if is_full else ''}"
+
+
+def _fail(folder: Path, seed: int, kind: str, for_ever: bool, is_full: bool, step: int) -> Line:
+    line = Line(test=_test(kind, for_ever, is_full), subject="gatewayd's spool", seed=seed)
+    with figures(folder, line):
+        found = run_faults(folder, kind, for_ever=for_ever, is_full=is_full, step=step)
+        line.acked = found.n_acked
+    line.faults = found.n_faults
+    line.acked = found.n_acked + found.n_runs  # and the one that each run began with
+    line.sent = line.acked + found.n_refused
+    line.delivered_unique = found.n_kept
+    line.lost, line.phantom, line.corrupt, line.resent = found.n_lost, found.n_phantom, found.n_corrupt, found.n_again
+    line.recovery_s = round(found.slowest_s, 2)
+    line.fresh_event_ok = found.n_fresh == found.n_runs
+    line.problems += found.problems
+    line.more |= {"runs": found.n_runs, "step": step, "refused": found.n_refused, "not_opened": found.n_not_opened}
+    judge(line, min_acked=100, min_faults=min(_LEAST_FAULTS, found.n_runs - 1) or 1)
+    return line
 
 
 def cases(kinds: Sequence[str] = FAULTS) -> list[tuple[str, bool, bool]]:

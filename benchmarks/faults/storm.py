@@ -7,8 +7,9 @@ answer, the batch comes again: those are the duplicates by id that its own dedup
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from benchmarks.faults.bench import Run
+from benchmarks.faults.bench import Part, Run
 from gatewayd.events import Event
 from tests.sim.cloud import FaultyCloud, Scripted
 from tests.sim.oracle import Line, judge
@@ -150,11 +151,16 @@ STORMS = [
 ]
 
 
-def run(run: Run) -> Iterator[Line]:
-    """One misbehavior after the other."""
-    for number, storm in enumerate(STORMS):
-        run.say(storm.name)
-        yield weather(run.folder / str(number), run.seed, storm)
+def parts(run: Run) -> list[Part]:
+    """Each misbehavior on a bench of its own."""
+    return [
+        Part(f"7 the cloud: {storm.name}", "gatewayd", partial(_weather_at, seed=run.seed, number=number))
+        for number, storm in enumerate(STORMS)
+    ]
+
+
+def _weather_at(folder: Path, seed: int, number: int) -> Line:
+    return weather(folder, seed, STORMS[number])
 
 
 def weather(folder: Path, seed: int, storm: Storm) -> Line:

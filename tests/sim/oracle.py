@@ -23,6 +23,9 @@ _AWAY_S = 0.1
 _TICK_S = 0.01
 _MAX_OPEN = 2000  # publishes under way
 
+LOSS = "dev.gatewayd.result.loss"  # what the gateway says it lost; counted, and no message of anybody's
+AGGREGATE = "dev.gatewayd.result.aggregate"  # stands for the oldest results of a route that thins
+
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 
@@ -149,6 +152,8 @@ class Ledger:
         self.n_resent = 0
         self.n_corrupt = 0
         self.n_out_of_order = 0  # first arrivals that came after a later message
+        self.n_loss_reports = 0
+        self.n_aggregates = 0
         self.least_latency_ms: float | None = None
 
     def read(self) -> int:
@@ -175,6 +180,10 @@ class Ledger:
             self.n_resent += 1
             return
         self._ids.add(id_)
+        if event.get("type") in {LOSS, AGGREGATE}:
+            self.n_loss_reports += event.get("type") == LOSS
+            self.n_aggregates += event.get("type") == AGGREGATE
+            return
         content = event["data"].get("input", event["data"])
         if (latency_ms := event["data"].get("latency_ms")) is not None:
             self.least_latency_ms = min(latency_ms, self.least_latency_ms or latency_ms)
@@ -225,6 +234,29 @@ class Line:
         """The line."""
         fields = {name: value for name, value in vars(self).items() if name not in {"more", "is_compared"}}
         return _encode({**fields, **self.more, "holds": self.holds}).decode()
+
+
+FIELDS = (
+    "test",
+    "subject",
+    "seed",
+    "sent",
+    "acked",
+    "delivered_unique",
+    "lost",
+    "duplicates",
+    "phantom",
+    "corrupt",
+    "dead_letter",
+    "evicted",
+    "expired",
+    "out_of_order",
+    "recovery_s",
+    "peak_rss_mb",
+    "max_wal_mb",
+    "bytes_written_per_msg",
+    "fresh_event_ok",
+)  # of every line
 
 
 def count(line: Line, device: Device, ledger: Ledger) -> None:

@@ -99,5 +99,5 @@ class CloudBroker:
         assert self._collector.stdout is not None
         with self.file.open("ab", buffering=0) as file:
             for number, payload in enumerate(self._collector.stdout):
-                event = {"source": "bridge", "id": str(number), "data": msgspec.Raw(payload.strip())}
+                event = {"source": "bridge", "id": str(number), "type": "reading", "data": msgspec.Raw(payload.strip())}
                 file.write(msgspec.json.encode(event) + b"\n")
