@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import apsw
 import msgspec
@@ -45,18 +46,24 @@ class SpoolReader:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open the spool file `path`. Raises ConfigError when there is none, or not one that we can read."""
+        connection = None
         try:
-            connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+            connection = _connect(path)
             connection.set_busy_timeout(BUSY_MS)
             version = int(connection.pragma("user_version"))
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
+            if connection is not None:
+                connection.close()
             raise ConfigError("gateway.state_dir", f"{path} cannot be read: {error}") from error
         if version != len(MIGRATIONS):
             connection.close()
-            raise ConfigError(
-                "gateway.state_dir", f"{path} is of version {version}, this gatewayd reads {len(MIGRATIONS)}"
-            )
+            raise ConfigError("gateway.state_dir", f"{path} {_version_in_words(version)}")
         return cls(connection, path)
+
+    @property
+    def connection(self) -> apsw.Connection:
+        """For reads that are short, see above."""
+        return self._connection
 
     def __enter__(self) -> Self:
         return self
@@ -125,6 +132,24 @@ class SpoolReader:
             for (route_id,) in rows(self._connection, "SELECT id FROM routes")
         ]
         return min((time for time in oldest if time is not None), default=None)
+
+
+def _connect(path: Path) -> apsw.Connection:
+    """Nothing is left beside a spool that nobody uses: it is not going to change, so SQLite needs no files of its own.
+
+    That also lets somebody read it who may not write into its folder.
+    """
+    if any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-shm")):
+        return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    return apsw.Connection(
+        f"file:{quote(str(path))}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    )
+
+
+def _version_in_words(version: int) -> str:
+    if version < len(MIGRATIONS):
+        return f"is of version {version}: start the daemon once to upgrade it"
+    return f"is of version {version}, this gatewayd reads {len(MIGRATIONS)}: use the gatewayd that wrote it"
 
 
 def _size(path: Path) -> int:
