@@ -100,7 +100,10 @@ def _start_uplinks(parts: Parts, tasks: asyncio.TaskGroup) -> list[asyncio.Task[
 
 def _uplink_config(parts: Parts, sink: str) -> UplinkConfig:
     config = parts.ground.config
-    return UplinkConfig.of(config.sinks[sink], repeat_s=config.log.repeat_s, lease_s=config.spool.lease_s)
+    live_first = [name for name, route in config.routes.items() if sink in route.sinks and route.drain == "live_first"]
+    return UplinkConfig.of(
+        config.sinks[sink], repeat_s=config.log.repeat_s, lease_s=config.spool.lease_s, live_first=live_first
+    )
 
 
 async def run_route(parts: Parts, part: RoutePart) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from gatewayd.errors import SinkMisconfigured, SinkUnavailable
-from gatewayd.ports import Clock, Draw
+from gatewayd.ports import Clock, Draw, Share
 from gatewayd.retry import full_jitter_s
 
 log = structlog.get_logger(__name__)
@@ -42,10 +42,16 @@ def reason_of(cause: Exception) -> str:
 
 @dataclass(slots=True)
 class Standing:
-    """How one route has fared with the sink."""
+    """How one route, or a share of it, has fared with the sink."""
 
     route: str
     failures: int = 0  # in a row, those counted by the gate
+    share: Share = "all"
+
+    @property
+    def who(self) -> tuple[str, Share]:
+        """Under which name the gate knows it."""
+        return self.route, self.share
 
 
 class Room:
@@ -100,9 +106,9 @@ class Gate:
         self._away_since_s = 0.0
         self._due_at_s = 0.0
         self._probe: asyncio.Event | None = None  # set when the probe under way is answered
-        self._waiting: set[str] = set()  # routes held up while the sink is away
-        self._last_failed = ""
-        self._lone: str | None = None  # the one route that fails while the sink is there
+        self._waiting: set[tuple[str, Share]] = set()  # routes held up while the sink is away
+        self._last_failed: tuple[str, Share] | None = None
+        self._lone: tuple[str, Share] | None = None  # the one route that fails while the sink is there
         self._logged_at_s = float("-inf")
         self._logged_reason = ""
 
@@ -113,7 +119,7 @@ class Gate:
 
     async def wait(self, standing: Standing) -> None:
         """Return when the sink is there, or when it is time to ask for it."""
-        self._waiting.add(standing.route)
+        self._waiting.add(standing.who)
         while self.is_away:
             if self._probe is not None:
                 await self._probe.wait()
@@ -121,7 +127,7 @@ class Gate:
                 await self._clock.sleep(rest_s)
             else:
                 break
-        self._waiting.discard(standing.route)
+        self._waiting.discard(standing.who)
 
     def enter(self) -> int | None:
         """A ticket for one request; None when this is not the time."""
@@ -154,19 +160,19 @@ class Gate:
             self._due_at_s = max(self._due_at_s, now_s + (asked_s or 0.0))
             return max(0.0, self._due_at_s - now_s) if self.is_away else asked_s or 0.0
         standing.failures += 1
-        if not self.is_away and standing.failures > 1 and self._lone in (None, standing.route):
-            self._lone = standing.route
+        if not self.is_away and standing.failures > 1 and self._lone in (None, standing.who):
+            self._lone = standing.who
             delay_s = self._delay_s(standing.failures, asked_s)
             self._say(cause, now_s, route=standing.route, attempts=standing.failures, delay_s=round(delay_s, 3))
             return delay_s
-        self._last_failed = standing.route
+        self._last_failed = standing.who
         return self._close(cause, now_s, asked_s)
 
     def _head_start_s(self, standing: Standing) -> float:
         # Else the route that failed would be the one that asks again, for ever, though it may be its own results that
         # the far side chokes on. A head start, and not a turn: the others may have nothing left to send by then.
-        others = self._waiting - {standing.route}
-        return _HEAD_START_S if others and standing.route == self._last_failed else 0.0
+        others = self._waiting - {standing.who}
+        return _HEAD_START_S if others and standing.who == self._last_failed else 0.0
 
     def _close(self, cause: Exception, now_s: float, asked_s: float | None) -> float:
         went_away = not self.is_away

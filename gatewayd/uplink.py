@@ -1,11 +1,11 @@
-"""Uplink: move results from the spool to the sink, oldest first within a route, at least once.
+"""Uplink: move results from the spool to the sink, in order within a route or each share of it, at least once.
 
 A result leaves the spool in exactly two ways: the sink stored it, or refused it for good (a dead letter). Everything
 else is a retry, for ever. No I/O here: see the protocols.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,9 +17,13 @@ from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.delivery import Delivery, Part, Settled
 from gatewayd.errors import BatchRefused, BatchTooLarge, ConfigError, SinkUnavailable
 from gatewayd.gate import Gate, GateReport, Room, Standing, reason_of
-from gatewayd.ports import Clock, Draw, Sink, Spool, StoredResult
+from gatewayd.ports import Clock, Draw, Lease, Share, Sink, Spool, StoredResult
+from gatewayd.turns import Turns
 
 log = structlog.get_logger(__name__)
+
+_PROBES = 4  # while a sink is away live results ask for it so often before older ones may
+_SHARES: tuple[Share, ...] = ("live", "older")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,8 @@ class UplinkConfig:
 
     max_batch: int = 256
     max_batch_bytes: int = 524_288
+    live_first: frozenset[str] = frozenset()  # routes whose fresh results go before those that wait from an outage
+    max_yield_s: float = 2.0  # so long older results give way to live ones, then they send one request
     max_probe: int = 16  # most results in the request that asks whether a sink is back
     timeout_s: float = 30.0
     retry_max_s: float = 300.0
@@ -35,7 +41,9 @@ class UplinkConfig:
     repeat_s: float = 30.0
 
     @classmethod
-    def of(cls, sink: schema.Sink, repeat_s: float, lease_s: float = 120.0) -> "UplinkConfig":
+    def of(
+        cls, sink: schema.Sink, repeat_s: float, lease_s: float = 120.0, live_first: Collection[str] = ()
+    ) -> "UplinkConfig":
         """The limits of `[sinks.<name>]`. Raises ConfigError when its time limit outlasts a lease."""
         return cls(
             max_batch=sink.max_batch,
@@ -44,6 +52,7 @@ class UplinkConfig:
             retry_max_s=sink.retry_max_s,
             lease_s=lease_s,
             repeat_s=repeat_s,
+            live_first=frozenset(live_first),
         )
 
     def __post_init__(self) -> None:
@@ -79,6 +88,7 @@ class _Uplink:
     report: UplinkReport
     gate: Gate
     room: Room
+    turns: Turns
     crash: CrashPoint
 
 
@@ -94,7 +104,7 @@ async def run_uplink(
     report: UplinkReport,
     crash: CrashPoint = NO_CRASH,
 ) -> None:
-    """Run until cancelled. One task a route: order within a route, none between routes."""
+    """Run until cancelled. One task a route, or two where live results go first: order within each, none between."""
     gate = Gate(
         sink_name, retry_max_s=config.retry_max_s, repeat_s=config.repeat_s, draw=draw, clock=clock, report=report
     )
@@ -108,21 +118,25 @@ async def run_uplink(
         report=report,
         gate=gate,
         room=room,
+        turns=Turns(max_yield_s=config.max_yield_s, clock=clock),
         crash=crash,
     )
     async with asyncio.TaskGroup() as tasks:
         for route in routes:
-            tasks.create_task(_run_route(up, route), name=f"uplink[{sink_name}/{route}]")
+            for share in _SHARES if route in config.live_first else ("all",):
+                standing = Standing(route, share=share)
+                tasks.create_task(_run_share(up, standing), name=f"uplink[{sink_name}/{route}/{share}]")
 
 
-async def _run_route(up: _Uplink, route: str) -> None:
+async def _run_share(up: _Uplink, standing: Standing) -> None:
     # Being cancelled is the same as losing power: the lease lapses, the results are sent again, and their ids make
     # that harmless. So nothing here is shielded or cleaned up.
-    standing, settled = Standing(route), Settled()
+    settled = Settled()
+    if standing.share == "live":
+        up.turns.take(standing.route)  # until we know better
     while True:
         await up.gate.wait(standing)
-        limit, max_bytes = up.room.limits(probe=up.gate.is_away)
-        lease = await up.spool.lease(up.sink_name, route, limit=limit, max_bytes=max_bytes)
+        lease = await _lease(up, standing)
         if up.gate.is_away and len(lease.results) > up.room.limits(probe=True)[0]:
             await up.spool.nack(lease, delay_s=0.0)  # it went away while we waited: ask for it with less
             continue
@@ -136,7 +150,22 @@ async def _run_route(up: _Uplink, route: str) -> None:
         await up.spool.ack(lease, refused=refused)
         up.crash.reach("uplink.after_ack")
         if refused:
-            _tell_refused(up, route, refused)
+            _tell_refused(up, standing.route, refused)
+
+
+async def _lease(up: _Uplink, standing: Standing) -> Lease:
+    limit, max_bytes = up.room.limits(probe=up.gate.is_away)
+    sink, route, share = up.sink_name, standing.route, standing.share
+    if share == "live":
+        lease = await up.spool.try_lease(sink, route, limit=limit, max_bytes=max_bytes, share=share)
+        if lease is not None:
+            up.turns.take(route)
+            return lease
+        up.turns.rest(route)
+    lease = await up.spool.lease(sink, route, limit=limit, max_bytes=max_bytes, share=share)
+    if share == "live":
+        up.turns.take(route)
+    return lease
 
 
 async def _deliver(up: _Uplink, standing: Standing, delivery: Delivery) -> float | None:
@@ -147,6 +176,8 @@ async def _deliver(up: _Uplink, standing: Standing, delivery: Delivery) -> float
         # A lease must not lapse in our hands. What is settled stays settled, so each turn makes progress.
         if n_requests and up.clock.monotonic() - began_s + up.config.timeout_s > up.config.lease_s:
             return 0.0
+        if standing.share == "older":
+            await up.turns.give_way()
         ticket = up.gate.enter()
         if ticket is None:
             return 0.0  # not the time: `gate.wait` says when
@@ -171,6 +202,7 @@ async def _send(up: _Uplink, standing: Standing, delivery: Delivery, part: Part,
             up.room.shrink()  # perhaps the link is too slow for so much
         delay_s = up.gate.failed(ticket, standing, exc)
         up.report.retried(up.sink_name, standing.route, reason_of(exc), delay_s)
+        _failed(up, standing)
         return delay_s
     except BatchTooLarge:
         up.room.shrink()
@@ -183,7 +215,27 @@ async def _send(up: _Uplink, standing: Standing, delivery: Delivery, part: Part,
         taken = [len(result.data) for result in part if result.key not in refused]
         up.report.sent(up.sink_name, standing.route, len(taken), sum(taken), up.clock.monotonic() - began_s)
     up.gate.worked(ticket, standing)
+    if was_away and not up.gate.is_away:
+        _divide(up)
     return None
+
+
+def _failed(up: _Uplink, standing: Standing) -> None:
+    """What waits now is older by the time the sink is back, and what asks for it next is as fresh as can be."""
+    if up.gate.is_away:
+        _divide(up)
+    if standing.share != "live":
+        return
+    # Older results may ask now and then as well: it may be these live ones that the far side chokes on.
+    if up.gate.is_away and standing.failures % _PROBES:
+        up.turns.take(standing.route)
+    else:
+        up.turns.rest(standing.route)
+
+
+def _divide(up: _Uplink) -> None:
+    for route in up.config.live_first:
+        up.spool.divide(up.sink_name, route)
 
 
 def _tell_refused(up: _Uplink, route: str, refused: dict[str, str]) -> None:
