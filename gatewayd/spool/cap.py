@@ -1,4 +1,4 @@
-"""The cap: how many bytes the spool takes, and making room by evicting what is oldest.
+"""The cap: how many bytes the spool takes, and making room by evicting or thinning.
 
 Invariant: a row is deleted here together with its count, for each sink that had not had it. The database may use what
 is left of the cap beside the WAL; a file grows only when no free page is left, so bounding the pages in use bounds the
@@ -6,35 +6,34 @@ file. A transaction larger than the WAL's
 reserve (3/16 of a small cap, at most 3 MiB) would not fit beside a file of full size: then the file is made smaller
 before it, see `Writer`.
 
-Order of eviction: results, globally oldest first, then raw messages of the journal; only of routes that say
-`when_full = "evict_oldest"`. Dead letters have their own bounds.
+Who loses is in `victims`; how, is the loser's own `when_full`. What is being sent now goes when nothing else can, for
+it may arrive all the same. Dead letters have their own bounds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import apsw
 
 from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.spool.database import PAGE_BYTES
+from gatewayd.spool.in_flight import Span
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_MASK, route_range
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.positions import Positions
-from gatewayd.spool.sql import number
+from gatewayd.spool.thin import OnEvicted, Thinner, first_free
+from gatewayd.spool.victims import Candidate, Needing, Victim, choose
 
 REASON = "cap"
 _CHUNK_ROWS = 256
 _FRAMES = 1.1  # bytes in the WAL for a byte inserted: headers, and pages written beside those of the rows
 _SLACK_BYTES = 16 * PAGE_BYTES  # freed beyond the need, so that not every commit at the cap has to evict
 _OLDEST = {
-    "results": "SELECT id, length(data) FROM results WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
-    "journal": "SELECT id, length(payload) FROM journal WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
+    "results": "SELECT id, length(data) FROM results WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+    "journal": "SELECT id, length(payload) FROM journal WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
 }
-_FIRST = {table: f"SELECT min(id) FROM {table} WHERE id > ? AND id < ?" for table in _OLDEST}  # noqa: S608
-_DELETE = {table: f"DELETE FROM {table} WHERE id > ? AND id <= ?" for table in _OLDEST}  # noqa: S608
-
-OnEvicted = Callable[[str, str, int], None]  # route, sink ("" for a message of the journal), n
+_DELETE = {table: f"DELETE FROM {table} WHERE id >= ? AND id <= ?" for table in _OLDEST}  # noqa: S608
 
 
 def wal_pages_for(max_bytes: int) -> int:
@@ -54,6 +53,7 @@ class Cap:
         *,
         max_bytes: int,
         policy: Callable[[str], RoutePolicy],
+        spans: Callable[[str], Sequence[Span]],
         on_evicted: OnEvicted,
         crash: CrashPoint = NO_CRASH,
     ) -> None:
@@ -64,10 +64,19 @@ class Cap:
         self._max_bytes = max_bytes
         self._wal_reserve = 3 * wal_pages_for(max_bytes) * PAGE_BYTES
         self._policy = policy
+        self._spans = spans  # rows of a route that are being sent now, the lowest first
         self._on_evicted = on_evicted
         self._crash = crash
         self.used_bytes = 0  # pages in use, without the WAL
         self._added_bytes = 0  # by the transaction under way
+        self._thinner = Thinner(
+            connection,
+            positions,
+            ledger,
+            max_bytes=max_bytes,
+            chunk_bytes=self.group_bytes,
+            on_evicted=on_evicted,
+        )
         # The last line of defense, should an estimate be wrong.
         connection.pragma("max_page_count", max_bytes // PAGE_BYTES)
 
@@ -98,6 +107,12 @@ class Cap:
     def begin(self) -> None:
         """A transaction begins."""
         self._added_bytes = 0
+        self._thinner.begin()
+        self.measure()
+
+    def load(self) -> None:
+        """What is on disk may not be what was there before: forget what was concluded from it."""
+        self._thinner.forget()
         self.measure()
 
     def add(self, n_bytes: int) -> None:
@@ -119,53 +134,79 @@ class Cap:
         twice = (left - self.group_bytes - int(_FRAMES * self._added_bytes)) / (1 + _FRAMES)
         return min(left - max(self._wal_reserve, self.wal_bytes), int(twice))
 
-    def make_room(self, need_bytes: int) -> int:
-        """Evict until `need_bytes` fit, or nothing is left to evict; the room there is then."""
+    def make_room(self, need_bytes: int, route: str | None = None) -> int:
+        """Evict and thin until `need_bytes` fit, or nothing is left that may be taken; the room there is then.
+
+        `route` needs the room; None: the spool itself does.
+        """
         room = self.room_bytes()
         if room >= need_bytes:
             return room
+        needing = None if route is None else Needing(route, self._policy(route))
         goal = need_bytes + _SLACK_BYTES
         added = self.used_bytes
         self.measure()
         added -= self.used_bytes  # what this transaction is still going to insert, by estimate
-        while (room := self.room_bytes() - added) < goal and self._evict(goal - room):
+        while (room := self.room_bytes() - added) < goal and self._take(goal - room, needing):
             self.measure()
         self.used_bytes += added
         return room
 
-    def _evict(self, n_bytes: int) -> bool:
-        for table in _OLDEST:
-            firsts = sorted(self._firsts(table))
-            if firsts:
-                # Up to the next route's oldest row, so that the order is global.
-                until = firsts[1][0] if len(firsts) > 1 else SEQ_MASK
-                self._evict_rows(table, firsts[0][1], until, n_bytes)
+    def _take(self, n_bytes: int, needing: Needing | None) -> bool:
+        for spans in (self._spans, _nothing):
+            victim = choose(self._candidates(spans), needing)
+            if victim is not None:
+                self._lose(victim, n_bytes, spans(victim.candidate.route))
                 return True
         return False
 
-    def _firsts(self, table: str) -> list[tuple[int, str]]:
-        routes = [(route, route_id) for route, route_id in self._positions.route_ids.items() if not self.blocks(route)]
-        firsts = [(number(self._connection, _FIRST[table], route_range(route_id)), route) for route, route_id in routes]
-        return [(row & SEQ_MASK, route) for row, route in firsts if row]
+    def _candidates(self, spans: Callable[[str], Sequence[Span]]) -> list[Candidate]:
+        candidates = []
+        for route, route_id in self._positions.route_ids.items():
+            policy = self._policy(route)
+            begin, end = route_range(route_id)
+            for table in _OLDEST if policy.when_full != "block" else ():
+                row = first_free(self._connection, table, begin, end, spans(route) if table == "results" else ())
+                if not row:
+                    continue
+                thins = table == "results" and policy.when_full == "thin"
+                next_row = self._thinner.next_row(route, self._spans(route)) if thins else 0
+                candidates.append(Candidate(route, table, policy, (next_row or row) & SEQ_MASK, bool(next_row)))
+        return candidates
 
-    def _evict_rows(self, table: str, route: str, until_seq: int, n_bytes: int) -> None:
+    def _lose(self, victim: Victim, n_bytes: int, spans: Sequence[Span]) -> None:
+        candidate = victim.candidate
+        if candidate.is_thinnable:
+            # The next look at the candidates shows whether there was anything left to thin.
+            self._added_bytes += self._thinner.thin(candidate.route, self._spans(candidate.route))
+            return
+        self._evict(candidate.table, candidate.route, victim.until_seq, n_bytes, spans)
+
+    def _evict(self, table: str, route: str, until_seq: int, n_bytes: int, spans: Sequence[Span]) -> None:
         begin, end = route_range(self._positions.route_ids[route])
-        last, n_rows, n_freed = begin, 0, 0
-        for row, size in self._connection.execute(_OLDEST[table], (begin, end, _CHUNK_ROWS)):
+        spared = spans if table == "results" else ()
+        first = first_free(self._connection, table, begin, end, spared)
+        end = min((start for start, _ in spared if start > first), default=end)
+        last, n_rows, n_freed = first, 0, 0
+        for row, size in self._connection.execute(_OLDEST[table], (first, end, _CHUNK_ROWS)):
             if n_rows and (n_freed >= n_bytes or row & SEQ_MASK > until_seq):
                 break
             last, n_rows, n_freed = row, n_rows + 1, n_freed + size
         if table == "results":
-            self._count_results(route, last)
+            self._count_results(route, first, last)
         else:
             self._ledger.message(route, "evicted", n_rows, REASON)
-            self._on_evicted(route, "", n_rows)
+            self._on_evicted(route, "", n_rows, REASON)
         self._crash.reach("spool.evicting")
-        self._connection.execute(_DELETE[table], (begin, last))
+        self._connection.execute(_DELETE[table], (first, last))
 
-    def _count_results(self, route: str, last: int) -> None:
+    def _count_results(self, route: str, first: int, last: int) -> None:
         for sink in self._positions.sinks(route):
-            n_lost = self._positions.pending(route, sink, upto=last)
+            n_lost = self._positions.pending(route, sink, after=first - 1, upto=last)
             if n_lost:
                 self._ledger.result(route, sink, "evicted", n_lost, REASON)
-                self._on_evicted(route, sink, n_lost)
+                self._on_evicted(route, sink, n_lost, REASON)
+
+
+def _nothing(_route: str) -> Sequence[Span]:
+    return ()

@@ -184,6 +184,7 @@ class SqliteSpool:
             is_producer=not work.done,
             n_bytes=work_bytes(work),
             n_results=len(work.results),
+            route=work.route,
         )
         self._put(op)
         return future

@@ -64,6 +64,7 @@ class Store:
             self.ledger,
             max_bytes=config.max_bytes - ballast_bytes_for(config.ballast_bytes, config.max_bytes),
             policy=self.policy,
+            spans=self.leased.spans,
             on_evicted=self._report_evicted,
             crash=crash,
         )
@@ -114,7 +115,7 @@ class Store:
         self.positions.load()
         self._dead.load()
         self._attempts = dict(sql.rows(self._connection, "SELECT identity, n FROM attempts ORDER BY id"))
-        self.cap.measure()
+        self.cap.load()
         self._is_stale = False
 
     def _read_all(self) -> None:
@@ -185,9 +186,9 @@ class Store:
         route, ledger = work.route, self.ledger
         route_id = self.positions.route_id(route)
         sinks = self.positions.sinks(route)
-        room = self._room_for(work, route)
         if work.done:
-            self._remove_done(route, work.done)
+            self._remove_done(route, work.done)  # first, for it makes room
+        room = self._room_for(work, route)
         journal_ids = self._add_journal(route, route_id, work.journal, room)
         if sinks and work.results:
             self._add_results(route, route_id, work.results, room)
@@ -248,14 +249,13 @@ class Store:
         need = work_bytes(work)
         if not need:
             return 0
-        if work.done:
-            pass  # takes rows away too: always goes through
-        elif self.cap.blocks(route):
-            if self.cap.room_bytes() < need:
+        if self.cap.blocks(route):
+            # What takes rows away too always goes through.
+            if not work.done and self.cap.room_bytes() < need:
                 raise SpoolFull(f"route {route}: spool.max_bytes leaves no room for {need} bytes")
         else:
             # What does not fit even in an emptied spool is taken and evicted at once, see `_fitting`.
-            need = min(need, self.cap.make_room(need))
+            need = min(need, self.cap.make_room(need, route))
         self.cap.add(max(0, need))
         return need
 
@@ -342,8 +342,8 @@ class Store:
         if n_purged:
             self._emit("dead_purged", {"n": n_purged})
 
-    def _report_evicted(self, route: str, sink: str, n: int) -> None:
-        self._emit("evicted", {"route": route, "sink": sink, "reason": REASON, "n": n})
+    def _report_evicted(self, route: str, sink: str, n: int, reason: str = REASON) -> None:
+        self._emit("evicted", {"route": route, "sink": sink, "reason": reason, "n": n})
 
 
 def work_bytes(work: Work) -> int:

@@ -41,7 +41,18 @@ _NO_ROOM = (
 class Op:
     """One thing to do, and where its answer goes."""
 
-    __slots__ = ("error", "future", "is_producer", "is_read", "n_bytes", "n_results", "n_tries", "run", "value")
+    __slots__ = (
+        "error",
+        "future",
+        "is_producer",
+        "is_read",
+        "n_bytes",
+        "n_results",
+        "n_tries",
+        "route",
+        "run",
+        "value",
+    )
 
     def __init__(
         self,
@@ -52,6 +63,7 @@ class Op:
         is_producer: bool = False,
         n_bytes: int = 0,
         n_results: int = 0,
+        route: str | None = None,
     ) -> None:
         self.run = run
         self.future = future  # None: nobody waits, it is done again later
@@ -59,6 +71,7 @@ class Op:
         self.is_producer = is_producer  # told that the spool is full; others wait until it is not
         self.n_bytes = n_bytes
         self.n_results = n_results
+        self.route = route  # for which room is made
         self.n_tries = 0  # that the disk did not allow
         self.value: Any = None
         self.error: BaseException | None = None
@@ -171,16 +184,9 @@ class Writer:
     def _write(self, writes: list[Op]) -> frozenset[str]:
         """Commit the writes; the routes that have new results."""
         started_s = self._clock.monotonic()
-        try:
-            self._clear_the_way(sum(op.n_bytes for op in writes))
-            grown = self._transact(writes)
-        except Exception:
-            # Which of them it was shows when each is tried alone.
-            self._undo()
-            grown = frozenset()
-            for op in writes:
-                op.error = None
-                grown |= self._alone(op, self._transact_one) or frozenset()
+        grown: frozenset[str] = frozenset()
+        for ops in self._portions(writes):
+            grown |= self._together(ops)
         later = set(map(id, self._delayed))
         done = [op for op in writes if op.error is None and id(op) not in later]
         report = {
@@ -191,6 +197,33 @@ class Writer:
         }
         self._events.append(("commit", report))
         return grown
+
+    def _portions(self, writes: list[Op]) -> list[list[Op]]:
+        """What goes into one transaction: everything, unless that is more than the WAL may take beside a full file."""
+        cap = self._store.cap
+        if not cap.is_tight(sum(op.n_bytes for op in writes)):
+            return [writes]
+        portions: list[list[Op]] = []
+        n_bytes = 0
+        for op in writes:
+            if not portions or n_bytes + op.n_bytes > cap.group_bytes:
+                portions.append([])
+                n_bytes = 0
+            portions[-1].append(op)
+            n_bytes += op.n_bytes
+        return portions
+
+    def _together(self, ops: list[Op]) -> frozenset[str]:
+        try:
+            return self._transact_one(ops[0]) if len(ops) == 1 else self._transact(ops)
+        except Exception:
+            # Which of them it was shows when each is tried alone.
+            self._undo()
+            grown: frozenset[str] = frozenset()
+            for op in ops:
+                op.error = None
+                grown |= self._alone(op, self._transact_one) or frozenset()
+            return grown
 
     def _do_chores(self) -> None:
         now_s = time.monotonic()
@@ -203,7 +236,7 @@ class Writer:
                 grown |= self._alone(Op(chore.run, None), self._transact_one) or frozenset()
         self._hand_back([], grown)
 
-    def _clear_the_way(self, n_bytes: int) -> None:
+    def _clear_the_way(self, n_bytes: int, route: str | None) -> None:
         cap = self._store.cap
         if not cap.is_tight(n_bytes):
             return
@@ -212,7 +245,7 @@ class Writer:
         while room < n_bytes and room != before:  # in steps, each within the WAL's reserve
             before = room
             self._store.begin()
-            cap.make_room(min(n_bytes, room + cap.group_bytes))
+            cap.make_room(min(n_bytes, room + cap.group_bytes), route)
             self._store.flush()
             self._store.commit()
             self._store.committed()
@@ -242,6 +275,7 @@ class Writer:
         return self._store.committed()
 
     def _transact_one(self, op: Op) -> frozenset[str]:
+        self._clear_the_way(op.n_bytes, op.route)
         return self._transact([op])
 
     def _read(self, op: Op) -> None:

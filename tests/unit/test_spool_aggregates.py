@@ -177,6 +177,7 @@ def test_merging_parts_says_what_the_whole_says(
         part = parts.fields[name]
         assert (part.count, part.min, part.max) == (field.count, field.min, field.max)
         assert field.min <= part.mean <= field.max
+        assert None not in {field.min, field.max, field.mean, part.mean}
         assert part.mean == pytest.approx(field.mean, rel=1e-9, abs=1e-12 * max(abs(field.min), abs(field.max)))
 
 
