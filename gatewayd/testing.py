@@ -58,6 +58,23 @@ class FakeClock:
         """Let time pass and return at once."""
         self.advance(max(0.0, seconds))
 
+    boot_id = "boot"
+
+    def boottime(self) -> float:
+        """As `monotonic`."""
+        return self._monotonic
+
+    def is_synced(self) -> bool | None:
+        """Always."""
+        return True
+
+    def floor(self) -> float:
+        """As `now`."""
+        return self._now
+
+    def keep_above(self, floor: float) -> None:
+        """This clock is right."""
+
 
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One message and the answers it must get: `kind` and data of a result, `rejected` for a rejection's reason."""

@@ -120,10 +120,15 @@ def lay_ground(
         environment=environment,
         gateway=gateway_id(config),
         telemetry=telemetry,
-        clock=clock or SystemClock(),
+        clock=clock or _clock(config, paths, environment),
         keys=KeyMaker(secrets.token_hex(8)),
         crash=CrashPoint(environment.crash or ""),
     )
+
+
+def _clock(config: schema.Config, paths: Paths, environment: Environment) -> SystemClock:
+    sync_file = config.gateway.clock_sync_file
+    return SystemClock(sync_file=paths.beside(sync_file) if sync_file else None, boot_id=environment.boot_id or "")
 
 
 def build_handlers(config: schema.Config, config_dir: Path) -> dict[str, Handler]:

@@ -1,8 +1,6 @@
 """Fixtures for every test folder: real brokers, and the daemon's clock as it is in production."""
 
-import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,25 +8,13 @@ from typing import Any
 import pytest
 import structlog
 
+from gatewayd.clock import SystemClock
 from tests.sim.mosquitto import Mosquitto, find_mosquitto
 
 
-class RealClock:
-    """ports.Clock on the machine's own clocks."""
-
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
 @pytest.fixture
-def real_clock() -> RealClock:
-    return RealClock()
+def real_clock() -> SystemClock:
+    return SystemClock()
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,13 @@ import typer
 
 from gatewayd.checked import handler_problems
 from gatewayd.cli.output import cause, human_bytes, print_json, quiet_logs
+from gatewayd.clock import RELEASED, ask_system
 from gatewayd.config.environment import Paths, read_environment, resolve_paths
 from gatewayd.config.load import examine as examine_config
 from gatewayd.config.schema import Config
 from gatewayd.errors import ConfigError, ModelError
 from gatewayd.models.store import ModelStore
 
-_BUILT = 1_763_000_000  # seconds since the epoch: a clock before this (November 2025) is wrong
 _BROKER_WAIT_S = 5.0
 
 
@@ -55,7 +55,7 @@ async def _findings(config_path: Path) -> AsyncIterator[Finding]:
         "; ".join(errors) or str(config_path),
         "run `gatewayd check`" if errors else "",
     )
-    yield _clock()
+    yield _clock(config_path, config)
     if config is None or errors:
         return
     environment = read_environment()
@@ -67,11 +67,18 @@ async def _findings(config_path: Path) -> AsyncIterator[Finding]:
     yield _spool(paths)
 
 
-def _clock() -> Finding:
-    if time.time() < _BUILT:
+def _clock(config_path: Path, config: Config | None) -> Finding:
+    name = "" if config is None else config.gateway.clock_sync_file
+    sync_file = config_path.absolute().parent / name if name else None
+    if time.time() < RELEASED:
         hint = "set up time synchronization (systemd-timesyncd, chrony); TLS fails until then, order is kept regardless"
         return Finding("clock", ok=False, words=f"it is {time.ctime()} here", hint=hint)
-    return Finding("clock", ok=True, words=time.strftime("%Y-%m-%d %H:%M:%S %z"))
+    words = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    hint = ""
+    if ask_system(sync_file) is False:
+        words += ", not synchronized"
+        hint = "results are marked `unsynced` until it is: see gateway.clock_sync_file, systemd-timesyncd, chrony"
+    return Finding("clock", ok=True, words=words, hint=hint)
 
 
 async def _broker(config: Config) -> Finding:

@@ -26,6 +26,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     watchdog_usec: int | None = None  # systemd: WatchdogSec=, in microseconds
     watchdog_pid: int | None = None  # the process the watchdog is for
     journal_stream: str | None = None  # "device:inode" of the journal's socket, when there is one
+    boot_id: str | None = None  # $GATEWAYD_BOOT_ID: what this boot is called, where /proc does not show it
     crash: str | None = None  # $GATEWAYD_CRASH: where a fault test ends the process
     variables: Mapping[str, str] = {}  # everything, for secrets with `env`; never logged
 
@@ -48,6 +49,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         watchdog_usec=_number(found.get("WATCHDOG_USEC")),
         watchdog_pid=_number(found.get("WATCHDOG_PID")),
         journal_stream=found.get("JOURNAL_STREAM"),
+        boot_id=found.get("GATEWAYD_BOOT_ID"),
         crash=found.get("GATEWAYD_CRASH"),
         variables=found,
     )

@@ -5,27 +5,16 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from gatewayd.clock import SystemClock
 from gatewayd.config import schema
 from gatewayd.ports import NewResult, RawMessage, Work
 from gatewayd.spool.spool import SqliteSpool
 
 ROUTES = {"direct": ("cloud",), "slow": ("cloud",)}
-
-
-class SystemClock:
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 def open_spool(folder: Path, crash: str = "") -> SqliteSpool:

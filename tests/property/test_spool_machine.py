@@ -15,13 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from gatewayd.config import schema
 from gatewayd.ports import Lease, NewResult, RawMessage, Work
 from gatewayd.spool.spool import SqliteSpool
+from tests.sim.clock import WallClock
 
 ROUTES = {"a": ("cloud", "archive"), "b": ("cloud",), "c": ()}
 PAIRS = [(route, sink) for route, sinks in ROUTES.items() for sink in sinks]
 MAX_BYTES = 4 * 1024 * 1024
 
 
-class FakeClock:
+class FakeClock(WallClock):
     def __init__(self) -> None:
         self.at = 1000.0
 

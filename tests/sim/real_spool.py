@@ -10,11 +10,12 @@ from gatewayd.errors import SpoolFull
 from gatewayd.ports import NewResult, RawMessage, Work
 from gatewayd.spool import SqliteSpool
 from gatewayd.spool.policy import RoutePolicy
+from tests.sim.clock import BentClock, WallClock
 
 MIB = 1024 * 1024
 
 
-class FakeClock:
+class FakeClock(WallClock):
     def __init__(self) -> None:
         self.at = 1000.0
         self.sleepers: list[tuple[float, asyncio.Event]] = []
@@ -44,7 +45,7 @@ async def opened(
     routes: Mapping[str, Sequence[str]] | None = None,
     sinks: Sequence[str] | None = None,
     policies: Mapping[str, RoutePolicy] | None = None,
-    clock: FakeClock | None = None,
+    clock: FakeClock | BentClock | None = None,
     events: list[tuple[str, Mapping[str, object]]] | None = None,
     **config: object,
 ) -> AsyncIterator[SqliteSpool]:
