@@ -125,11 +125,12 @@ async def test_live_results_that_the_far_side_chokes_on_do_not_hold_up_the_older
         if batch[-1].row >= 30:
             raise SinkUnavailable("HTTP 500")
 
-    bench.sink.fault = chokes
+    bench.is_down()
     bench.spool.add(results("pumps", 30))
-    bench.spool.divide("cloud", "pumps")
 
-    async with bench.running("pumps", live_first=LIVE_FIRST, max_batch=10, retry_max_s=10.0):
+    async with bench.running("pumps", live_first=LIVE_FIRST, max_batch=10, retry_max_s=20.0):
+        await bench.clock.advance(60.0)  # so that the pauses are long
+        bench.sink.fault = chokes
         for n in range(300):  # there is always a live one, and it never goes
             bench.spool.add(results("pumps", 1, first=30 + n))
             await bench.clock.advance(1.0)
