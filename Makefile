@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test faults lint types imports docs wheel clean
+.PHONY: help demo test faults bench lint types imports docs wheel clean
 
 help:
 	@echo "make demo    the main job: broker, devices, models, spool, cloud cut and restored"
@@ -32,6 +32,11 @@ imports: $(VENV)/.ready-dev
 faults: $(VENV)/.ready-dev
 	@tools/need-mosquitto
 	@$(BIN)/python -m benchmarks.faults $(if $(LONG),--long) $(ARGS)
+
+# Speed, each figure beside a baseline of the same run; under 15 minutes, and nothing else should run meanwhile.
+bench: $(VENV)/.ready-dev
+	@tools/need-mosquitto
+	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
 # Write the generated files anew: config.toml and docs/reference.
 docs: $(VENV)/.ready-dev
