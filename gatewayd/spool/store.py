@@ -34,6 +34,7 @@ OnEvent = Callable[[str, Mapping[str, object]], None]
 _ROW_BYTES = 192  # of one row beside its blob: key, kind, subject, trace context and SQLite's own
 _FILL = 1.3  # pages are never quite full
 _MIN_ATTEMPTS_KEPT = 1024
+_GONE = (("evicted", REASON), ("evicted", "purged"), ("expired", "ttl"))  # why a row of the journal may be gone
 
 
 class Store:
@@ -68,7 +69,7 @@ class Store:
             on_evicted=self._report_evicted,
             crash=crash,
         )
-        self._dead = DeadLetters(
+        self.dead = DeadLetters(
             connection,
             self.ledger,
             max_letters=config.max_dead_letters,
@@ -113,7 +114,7 @@ class Store:
         self._written_seq = self._seq = sql.number(self._connection, "SELECT value FROM meta WHERE name = 'seq'")
         self.ledger.load(self._connection)
         self.positions.load()
-        self._dead.load()
+        self.dead.load()
         self._attempts = dict(sql.rows(self._connection, "SELECT identity, n FROM attempts ORDER BY id"))
         self.cap.load()
         self._is_stale = False
@@ -188,7 +189,7 @@ class Store:
         sinks = self.positions.sinks(route)
         if work.done:
             self._remove_done(route, work.done)  # first, for it makes room
-        room = self._room_for(work, route)
+        room = self.room_for(work, route)
         journal_ids = self._add_journal(route, route_id, work.journal, room)
         if sinks and work.results:
             self._add_results(route, route_id, work.results, room)
@@ -245,7 +246,14 @@ class Store:
         first, end = route_range(self.positions.route_ids.get(route, 0))
         return [row for row in ids if first < row < end]
 
-    def _room_for(self, work: Work, route: str) -> int:
+    def next_rows(self, route: str, n: int) -> range:
+        """The ids of `n` new rows of the route."""
+        first = route_range(self.positions.route_id(route))[0] | (self._seq + 1)
+        self._seq += n
+        return range(first, first + n)
+
+    def room_for(self, work: Work, route: str) -> int:
+        """How much of the work's new rows there is room for, after the cap has made some. Raises SpoolFull."""
         need = work_bytes(work)
         if not need:
             return 0
@@ -264,11 +272,13 @@ class Store:
         n_gone = len(done)
         for _ in sql.by_ids(self._connection, "DELETE FROM journal WHERE id IN", ids):
             n_gone -= self._connection.changes()
+        for line, reason in _GONE:
+            # It left while it was being handled, and now it is answered after all: it counts as that.
+            n = min(n_gone, self.ledger.get("messages", route, "", line, reason))
+            self.ledger.message(route, line, -n, reason)
+            n_gone -= n
         if n_gone:
-            # Evicted while it was being handled, and now it is answered after all: it counts as that.
-            self.ledger.message(route, "evicted", -n_gone, REASON)
-            if self.ledger.get("messages", route, "", "evicted", REASON) < 0:
-                raise FatalError(f"route {route}: {n_gone} journal entries are done that were never there")
+            raise FatalError(f"route {route}: {n_gone} journal entries are done that were never there")
 
     def _add_journal(self, route: str, route_id: int, messages: Sequence[RawMessage], room: int) -> list[int]:
         base = route_range(route_id)[0]
@@ -338,7 +348,7 @@ class Store:
                 self._connection.execute("DELETE FROM attempts WHERE identity = ?", (identity,))
 
     def _bury(self, letters: Sequence[DeadLetter]) -> None:
-        n_purged = self._dead.bury(letters)
+        n_purged = self.dead.bury(letters)
         if n_purged:
             self._emit("dead_purged", {"n": n_purged})
 
