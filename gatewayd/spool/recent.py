@@ -28,6 +28,9 @@ class RecentKeys:
         self.old: set[str] = set()
         self.staged: set[str] = set()  # of the transaction under way
 
+    def __contains__(self, key: str) -> bool:
+        return key in self.young or key in self.old or key in self.staged
+
     def load(self, connection: apsw.Connection, route_id: int) -> None:
         """Remember the newest rows on disk."""
         rows = connection.execute(
@@ -46,6 +49,23 @@ class RecentKeys:
     def rollback(self) -> None:
         """The transaction is not on disk."""
         self.staged.clear()
+
+
+class Taken:
+    """Identities of the newest messages whose results were taken into memory alone."""
+
+    def __init__(self, max_identities: int) -> None:
+        self._max = max_identities
+        self._identities: dict[bytes, None] = {}  # the oldest first
+
+    def __contains__(self, identity: bytes) -> bool:
+        return identity in self._identities
+
+    def add(self, identities: Sequence[bytes]) -> None:
+        """These messages have passed the point up to which the route's owner wants them kept."""
+        self._identities.update(dict.fromkeys(identities))
+        while len(self._identities) > self._max:
+            del self._identities[next(iter(self._identities))]
 
 
 class Seen:

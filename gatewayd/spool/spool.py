@@ -23,7 +23,9 @@ from gatewayd.spool.books import Books
 from gatewayd.spool.claims import Claim, Claims
 from gatewayd.spool.opening import Mended, Opened, open_store
 from gatewayd.spool.policy import RoutePolicy
+from gatewayd.spool.rings import Rings
 from gatewayd.spool.shares import Shares
+from gatewayd.spool.sparing import Disk
 from gatewayd.spool.store import work_bytes
 from gatewayd.spool.writer import Op, Writer
 
@@ -76,6 +78,8 @@ class SqliteSpool:
         self._on_event = on_event
         self._claims = Claims(clock)
         self._shares = Shares(self._claims, opened.store.seq)
+        disk = Disk(self._write, self._do, self._read, self._claims.wake, on_event)
+        self.rings = Rings(opened.store, disk, clock, config.seen_messages)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._max_waiting = _GROUPS_WAITING * config.max_group
         self._n_waiting = 0
@@ -138,6 +142,7 @@ class SqliteSpool:
     async def close(self) -> None:
         """Do what was begun, fold the WAL into the file and let go of it. The second time does nothing."""
         if not self._is_closed:
+            self.rings.close()
             self._is_closed = True
             self._loop = asyncio.get_running_loop()
             await asyncio.to_thread(self._stop)
@@ -164,7 +169,7 @@ class SqliteSpool:
 
     def was_seen(self, identity: bytes) -> bool:
         """See ports.Spool."""
-        return identity in self._store.seen
+        return identity in self._store.seen or self.rings.was_seen(identity)
 
     def submit(self, work: Work) -> "asyncio.Future[Sequence[int]]":
         """What `commit` waits for, for callers that keep several works under way.
@@ -174,6 +179,10 @@ class SqliteSpool:
         left = work.handled + len(work.journal) - len(work.done) + len(work.dead)
         if work.received != left + (sum(work.dropped.values()) if work.dropped else 0):
             raise FatalError(f"route {work.route}: a work does not balance, see gatewayd.ports.Work")
+        sparing = self.rings.of(work.route)
+        return self._write(work) if sparing is None else sparing.submit(work)
+
+    def _write(self, work: Work) -> "asyncio.Future[Sequence[int]]":
         future = self._future()
         if self._n_waiting >= 2 * self._max_waiting:
             future.set_exception(SpoolFull("the spool cannot keep up: too much waits to be written"))
@@ -191,7 +200,7 @@ class SqliteSpool:
 
     async def commit(self, work: Work) -> Sequence[int]:
         """See ports.Spool. Raises FatalError when the work does not balance, before anything is written."""
-        while self._n_waiting >= self._max_waiting:
+        while self._n_waiting >= self._max_waiting and not self.rings.keeps(work.route):
             self._has_room.clear()
             await self._has_room.wait()
         return await self.submit(work)
@@ -219,8 +228,8 @@ class SqliteSpool:
 
     async def books(self) -> Books:
         """Both books as of now, counted from the rows: takes time that grows with the backlog."""
-        books: Books = await self._do(self._store.read_books, is_read=True)
-        return books
+        books: Books = await self._read(self._store.read_books)
+        return self.rings.add_to(books)
 
     async def ping(self) -> None:
         """Return when the writer has answered. Raises FatalError when it met a failure it cannot go on from."""
@@ -259,20 +268,26 @@ class SqliteSpool:
         if claim is None:
             return
         claim.keep()
-        buried = [(result, self._letter(lease, result, refused)) for result in lease.results if result.key in refused]
+        results, lender = lease.results, self.rings.lender(lease)
         try:
-            first, last = lease.results[0].row, lease.results[-1].row
-            await self._do(partial(self._store.outgoing.ack, lease.route, lease.sink, first, last, buried))
+            if lender is not None:
+                results = await lender.settle(lease, has_refused=bool(refused))
+            if results:
+                buried = [(result, self._letter(lease, result, refused)) for result in results if result.key in refused]
+                first, last = results[0].row, results[-1].row
+                await self._do(partial(self._store.outgoing.ack, lease.route, lease.sink, first, last, buried))
         finally:
             # Also when cancelled: the next lease reads from the cursor, wherever the ack left it.
             if claim.is_held_by(lease):
                 self._end(lease, claim, attempt=1)
+        self.rings.confirmed(lease)
 
     async def nack(self, lease: Lease, *, delay_s: float) -> None:
         """See ports.Spool. The next lease's `attempt` is one more."""
         claim = self._claims.find(lease)
         if claim is not None:
             self._end(lease, claim, attempt=lease.attempt + 1, delay_s=delay_s)
+            self.rings.failed(lease)
 
     def _end(self, lease: Lease, claim: Claim, *, attempt: int, delay_s: float = 0.0) -> None:
         self._store.leased.clear(lease.route, lease.sink, lease.share)
@@ -289,20 +304,30 @@ class SqliteSpool:
         self._store.leased.clear(route, sink, share)
         if share == "live":
             self._shares.move(sink, route)
+        read = partial(self._read_file, claim, sink, route, share, limit, max_bytes)
+        sparing = self.rings.of(route)
+        results = await (sparing.next_results(sink, share, limit, max_bytes, read) if sparing is not None else read())
+        if not results:
+            return None
+        lease_id, attempt = self._claims.next_id(), claim.attempt
+        lease = Lease(id=lease_id, sink=sink, route=route, results=results, attempt=attempt, share=share)
+        if sparing is not None:
+            sparing.lend(lease)
+        return claim.take(lease, self._config.lease_s)
+
+    async def _read_file(
+        self, claim: Claim, sink: str, route: str, share: Share, limit: int, max_bytes: int
+    ) -> tuple[StoredResult, ...]:
         boundary_seq = self._shares.boundary_seq(sink, route)
+        read = partial(self._store.outgoing.read, route, sink, share, boundary_seq, limit, max_bytes)
         try:
-            read = partial(self._store.outgoing.read, route, sink, share, boundary_seq, limit, max_bytes)
-            results: tuple[StoredResult, ...] = await self._do(read, is_read=True)
+            results: tuple[StoredResult, ...] = await self._read(read)
         except BaseException:
             claim.wake()  # what was not looked at is looked at next time
             # Cancelled: the rows may be read all the same, and nobody holds them then.
             self._put(Op(partial(self._store.leased.clear, route, sink, share), None, is_read=True))
             raise
-        if not results:
-            return None
-        lease_id, attempt = self._claims.next_id(), claim.attempt
-        lease = Lease(id=lease_id, sink=sink, route=route, results=results, attempt=attempt, share=share)
-        return claim.take(lease, self._config.lease_s)
+        return results
 
     def _letter(self, lease: Lease, result: StoredResult, refused: Mapping[str, str]) -> DeadLetter:
         return DeadLetter(
@@ -320,6 +345,9 @@ class SqliteSpool:
         future = self._future()
         self._put(Op(run, future, is_read=is_read))
         return future
+
+    def _read(self, run: Callable[[], Any]) -> "asyncio.Future[Any]":
+        return self._do(run, is_read=True)
 
     def _future(self) -> "asyncio.Future[Any]":
         if self._is_closed:
