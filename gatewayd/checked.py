@@ -28,9 +28,16 @@ def handler_problems(config_path: Path) -> Callable[[Config], Sequence[tuple[Key
             key = f"routes.{name}"
             try:
                 handler = load_handler(route.handler, found, key=f"{key}.handler")
-                make_handler(handler, route.options, key=f"{key}.options")
+                made = make_handler(handler, route.options, key=f"{key}.options")
             except ConfigError as error:
                 problems.append((_key_path(name, error.key), error.problem))
+                continue
+            if route.write == "when_offline" and route.mode == "auto" and made.journaled:
+                problem = (
+                    f"the handler {route.handler} works from the journal, which puts every message on disk at once: "
+                    'there is nothing to spare, say "always"'
+                )
+                problems.append((("routes", name, "write"), problem))
         return problems
 
     return check

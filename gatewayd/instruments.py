@@ -154,6 +154,7 @@ _GAUGES = (
     _gauge("gatewayd.queue.messages", "{message}", "Messages waiting in memory.", "route"),
     _gauge("gatewayd.journal.messages", "{message}", "Messages waiting in the journal.", "route"),
     _gauge("gatewayd.spool.pending", "{result}", "Results not yet delivered.", "sink"),
+    _gauge("gatewayd.ring.results", "{result}", "Results in memory alone: what a power cut would take.", "route"),
     _gauge("gatewayd.spool.oldest.age", "s", "Age of the oldest result not yet delivered."),
     _gauge("gatewayd.spool.size", "By", "All that the spool has on disk."),
     _gauge("gatewayd.spool.limit", "By", "The cap, `spool.max_bytes`."),

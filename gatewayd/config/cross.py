@@ -63,7 +63,24 @@ def _route(path: Path, route: Route, sinks: Mapping[str, Any]) -> Iterator[Findi
         yield Finding(path=(*path, "mode"), problem=problem, allowed='"auto" or "journaled", or no `window`')
     if route.window is not None and route.window.key not in ("", "topic"):
         yield from _value_path((*path, "window", "key"), route.window.key)
+    if route.write == "when_offline":
+        yield from _sparing(path, route)
     yield from _payload((*path, "payload"), route.payload)
+
+
+def _sparing(path: Path, route: Route) -> Iterator[Finding]:
+    if route.mode == "journaled" or route.window is not None:
+        problem = "a journaled route puts every message on disk at once: there is nothing to spare"
+        yield Finding(path=(*path, "write"), problem=problem, allowed='"always", or a route of mode "direct"')
+    elif not route.sinks:
+        problem = "the route has no sink: its results never reach the disk"
+        yield Finding(path=(*path, "write"), problem=problem, allowed='"always", or `sinks`')
+    else:
+        problem = (
+            f"a power cut loses up to {route.write_max_results} results, or those of {route.write_max_s:g} s, "
+            "that no sink has confirmed: set write_max_results and write_max_s to what you accept"
+        )
+        yield Finding(path=(*path, "write"), problem=problem, is_warning=True)
 
 
 def _payload(path: Path, payload: Payload) -> Iterator[Finding]:

@@ -61,6 +61,11 @@ class Rings:
         """Whether a message with this identity was taken in, and the file may not know it."""
         return identity in self._taken
 
+    def grown(self, route: str) -> None:
+        """There are new rows of the route in the file."""
+        if (sparing := self._routes.get(route)) is not None:
+            sparing.look_into_file()
+
     def lender(self, lease: Lease) -> Sparing | None:
         """Who lent it, if it is of a ring."""
         sparing = self._routes.get(lease.route)

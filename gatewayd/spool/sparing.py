@@ -72,7 +72,6 @@ class Sparing:
         self._taken = taken
         self._known = RecentKeys(n_keys)  # of results that were taken in, into the ring or the file
         self._writing: set[str] = set()  # keys of works on their way to the file
-        self._n_exclusive = 0  # works on their way to the file whose rows may come late
         self._busy: Future | None = None  # a spill, or a part of a work that has to be on disk first
         self._held: deque[tuple[Work, Future]] = deque()  # works that came meanwhile, in order
         self._wanted = ""  # why to spill as soon as that is over
@@ -222,7 +221,7 @@ class Sparing:
             self._disk.read(ask).add_done_callback(self._asked)
 
     def _may_enter(self) -> bool:
-        if self.is_in_memory or self._is_closing or self._busy is not None or len(self.ring) or self._n_exclusive:
+        if self.is_in_memory or self._is_closing or self._busy is not None or len(self.ring):
             return False
         return self._health.is_healthy(self.ring.route, self.ring.sinks)
 
@@ -231,10 +230,11 @@ class Sparing:
         is_drained = not answer.cancelled() and answer.exception() is None and answer.result()
         if is_drained and self._may_enter():
             self.is_in_memory = True
-            self._must_look()
+            self.look_into_file()
             log.debug("results stay in memory", route=self.ring.route)
 
-    def _must_look(self) -> None:
+    def look_into_file(self) -> None:
+        """There are rows in the file that a sink has to be offered before what is in memory."""
         self._epoch += 1
         self._must_read = dict.fromkeys(self.ring.sinks, True)
         self._disk.wake(self.ring.route)
@@ -277,14 +277,12 @@ class Sparing:
 
     def _write(self, work: Work) -> Future:
         self._writing.update(result.key for result in work.results)
-        self._n_exclusive += bool(work.done)
         future = self._disk.write(work)
         future.add_done_callback(partial(self._written, work))
         return future
 
     def _written(self, work: Work, answer: Future) -> None:
         self._writing.difference_update(result.key for result in work.results)
-        self._n_exclusive -= bool(work.done)
         if _failure(answer) is None:
             self._remember(work)
 
@@ -339,7 +337,7 @@ class Sparing:
         is_held = {lease.id for lease in self._lent.values()}
         self._moved.update({id_: rows[first : last + 1] for id_, (first, last) in lent.items() if id_ in is_held})
         self.ring.spilled()
-        self._must_look()
+        self.look_into_file()
         if rows:
             log.debug("results written", route=self.ring.route, reason=reason, n=len(rows))
             self._disk.tell("spilled", {"route": self.ring.route, "reason": reason, "n": len(rows)})

@@ -68,7 +68,7 @@ def is_nearly_drained(store: Store, route: str, n: int) -> bool:
 def _n_without_room(store: Store, spill: Spill) -> int:
     """Make room; how many of the oldest results there is none for."""
     try:
-        room = store._room_for(Work(route=spill.route, results=spill.results), spill.route)
+        room = store.room_for(Work(route=spill.route, results=spill.results), spill.route)
     except SpoolFull:
         if not spill.is_forced:
             raise
@@ -77,19 +77,15 @@ def _n_without_room(store: Store, spill: Spill) -> int:
 
 
 def _insert(store: Store, spill: Spill, n_lost: int) -> list[int]:
-    route_id = store.positions.route_id(spill.route)
-    base = route_range(route_id)[0]
-    rows: list[int] = []
+    kept = spill.results[n_lost:]
+    rows = store.next_rows(spill.route, len(kept))
     flat: list[object] = []
-    for index, result in enumerate(spill.results):
-        row = 0
-        if index >= n_lost:
-            row = base | store._next_seq()
-            columns = (row, result.key, result.kind, result.subject, result.time, result.data, result.traceparent)
-            flat += (*columns, result_sum(*columns))
-        rows.append(row)
-    store._recent_keys(spill.route, route_id).staged.update(result.key for result in spill.results)
+    for row, result in zip(rows, kept, strict=True):
+        columns = (row, result.key, result.kind, result.subject, result.time, result.data, result.traceparent)
+        flat += (*columns, result_sum(*columns))
+    keys = store._recent_keys(spill.route, store.positions.route_id(spill.route))
+    keys.staged.update(result.key for result in spill.results)
     # Not buffered: what a sink has had is resolved right after, and that looks at the table.
     sql.insert(store.connection, "results", store._results + flat)
     store._results = []
-    return rows
+    return [0] * n_lost + list(rows)

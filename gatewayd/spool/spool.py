@@ -163,6 +163,11 @@ class SqliteSpool:
         taken = ballast.n_bytes if ballast.is_there else 0
         return self._store.cap.used_bytes + self._store.cap.wal_bytes + taken
 
+    @property
+    def written_bytes(self) -> int:
+        """What the spool has written since it was opened: the WAL, and what was folded from it into the file."""
+        return self._opened.idle.written.n_bytes
+
     def known_routes(self, sink: str) -> list[str]:
         """Routes with results for this sink: those of the config, and former ones that are not delivered yet."""
         return self._store.positions.routes(sink)
@@ -378,5 +383,6 @@ class SqliteSpool:
                 op.future.set_exception(op.error)
         for route in grown:
             self._claims.wake(route)
+            self.rings.grown(route)
         for name, attributes in events:
             self._on_event(name, attributes)
