@@ -13,7 +13,7 @@ from gatewayd.api import Batch, Message, Result
 from gatewayd.keys import result_key, window_key
 from gatewayd.ports import DeadLetter, NewResult, RawMessage
 
-_MAX_DEAD_PAYLOAD = 65536  # bytes of a payload kept with a dead letter
+MAX_DEAD_PAYLOAD = 65536  # bytes of a payload kept with a dead letter
 
 
 def new_results(
@@ -96,7 +96,7 @@ def dead_letter(route: str, raw: RawMessage, reason: str, detail: str) -> DeadLe
         reason=reason,
         detail=detail,
         topic=raw.topic,
-        payload=raw.payload[:_MAX_DEAD_PAYLOAD],
+        payload=raw.payload[:MAX_DEAD_PAYLOAD],
         time=raw.time,
         key=raw.key,
         content_type=raw.content_type,
