@@ -11,6 +11,7 @@ import structlog
 
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
+from gatewayd.spool import purge, requeue
 from gatewayd.spool.aside import finish, part_of, prune, put_aside, replace
 from gatewayd.spool.ballast import Ballast, ballast_bytes_for
 from gatewayd.spool.cap import wal_pages_for
@@ -24,6 +25,7 @@ from gatewayd.spool.database import (
     open_database,
 )
 from gatewayd.spool.idle import Idle
+from gatewayd.spool.orders import Orders
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.salvage import Salvaged, salvage
 from gatewayd.spool.store import Store
@@ -150,6 +152,7 @@ def _open(
             connection, path, config, policies, routes, lambda name, fields: events.append((name, fields)), crash
         )
         store.start()
+        store.chores.append(Orders(store, {"requeue": requeue.step, "purge": purge.step}, routes))
         usage = Usage(connection)
         _reconcile(store, routes, sinks, events)
     except BaseException:
