@@ -153,14 +153,13 @@ async def build(
     config, telemetry = ground.config, ground.telemetry
     handlers = build_handlers(config, ground.paths.config_dir)
     built_sinks = dict(sinks) if sinks is not None else build_sinks(ground)
-    spool = await asyncio.to_thread(_open_spool, ground)
+    routes: dict[str, RoutePart] = {}
+    spool = await asyncio.to_thread(_open_spool, ground, partial(_spool_event, ground, routes))
     models = ModelStore(ground.paths.models, config.models, telemetry.model_event, on_completion=telemetry.generated)
     built_source = (source or build_source)(ground)
     live = _live(ground, built_source)
-    routes = {
-        name: _build_route(ground, name, route, handlers[name], spool, built_source, live)
-        for name, route in enabled_routes(config).items()
-    }
+    for name, route in enabled_routes(config).items():
+        routes[name] = _build_route(ground, name, route, handlers[name], spool, built_source, live)
     return Parts(
         ground=ground,
         spool=spool,
@@ -174,7 +173,15 @@ async def build(
     )
 
 
-def _open_spool(ground: Ground) -> SqliteSpool:
+def _spool_event(
+    ground: Ground, routes: Mapping[str, RoutePart], name: str, attributes: Mapping[str, object]
+) -> None:
+    ground.telemetry.spool_event(name, attributes)
+    if name == "requeued" and (part := routes.get(str(attributes["route"]))) is not None:
+        part.wake.arrived.set()
+
+
+def _open_spool(ground: Ground, on_event: Callable[[str, Mapping[str, object]], None]) -> SqliteSpool:
     config = ground.config
     ground.paths.state_dir.mkdir(parents=True, exist_ok=True)
     return SqliteSpool.open(
@@ -184,7 +191,7 @@ def _open_spool(ground: Ground) -> SqliteSpool:
         sinks=config.sinks,
         config=config.spool,
         clock=ground.clock,
-        on_event=ground.telemetry.spool_event,
+        on_event=on_event,
         refused_payload=partial(event_json, gateway=ground.gateway),
         crash=ground.environment.crash or "",
     )
