@@ -37,6 +37,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: str = ""  # RFC 3339, UTC
     datacontenttype: str = ""
     traceparent: str = ""
+    clockquality: str = ""  # an extension: "unsynced" or "corrected", see ports.StoredResult.clock
     data: msgspec.Raw = _NO_DATA  # JSON, not parsed; a read event's is a view that keeps the whole body in memory
 
     @property
@@ -76,6 +77,7 @@ def event(stored: StoredResult, gateway: str) -> Event:
         time=event_time(stored.time),
         datacontenttype=DATA_CONTENT_TYPE,
         traceparent=stored.traceparent,
+        clockquality=stored.clock,
         data=msgspec.Raw(stored.data) if stored.data else _NO_DATA,
     )
 
@@ -96,6 +98,7 @@ def event_properties(result: NewResult | StoredResult, source: str) -> tuple[tup
         ("subject", result.subject),
         ("time", event_time(result.time)),
         ("traceparent", result.traceparent),
+        ("clockquality", result.clock if isinstance(result, StoredResult) else ""),
     )
     return tuple(pair for pair in properties if pair[1])
 

@@ -158,6 +158,12 @@ class Spool(Protocol):
     async def nack(self, lease: Lease, *, delay_s: float) -> None:
         """Not stored: the results are due again after `delay_s`, in the same order."""
 
+    def hold(self, sink: str, delay_s: float) -> None:
+        """The far side asked for this pause: to be kept over a restart."""
+
+    def held_s(self, sink: str) -> float:
+        """How much is left of the last pause that was kept; 0 when it is over."""
+
     def was_seen(self, identity: bytes) -> bool:
         """Whether a message with this identity passed its durable point before (bounded memory, survives a restart)."""
 

@@ -61,10 +61,13 @@ MIGRATIONS = (
         sum INTEGER NOT NULL, PRIMARY KEY (sink, route_id, first)
     ) STRICT, WITHOUT ROWID;
     -- Rows up to `seq` were stored when the age clock showed at most `age_s`, the wall clock `time`.
-    CREATE TABLE marks (seq INTEGER PRIMARY KEY, age_s REAL NOT NULL, time REAL NOT NULL) STRICT;
+    CREATE TABLE marks (
+        seq INTEGER PRIMARY KEY, age_s REAL NOT NULL, time REAL NOT NULL, sum INTEGER NOT NULL
+    ) STRICT;
     -- From `seq` on the wall clock was `offset_s` ahead of the clock that counts from boot.
     CREATE TABLE clocks (
-        seq INTEGER PRIMARY KEY, boot TEXT NOT NULL, offset_s REAL NOT NULL, is_synced INTEGER NOT NULL
+        seq INTEGER PRIMARY KEY, boot TEXT NOT NULL, offset_s REAL NOT NULL, is_synced INTEGER NOT NULL,
+        sum INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE state (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
     -- Rows beyond this one that have no checksum are damaged.
@@ -73,7 +76,9 @@ MIGRATIONS = (
         sink TEXT NOT NULL, day TEXT NOT NULL, n_bytes INTEGER NOT NULL, n_requests INTEGER NOT NULL,
         PRIMARY KEY (sink, day)
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE holds (sink TEXT PRIMARY KEY, until_age_s REAL NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE holds (
+        sink TEXT PRIMARY KEY, until_age_s REAL NOT NULL, sum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE orders (id INTEGER PRIMARY KEY, what TEXT NOT NULL, args TEXT NOT NULL, answer TEXT) STRICT;
     CREATE TABLE reports (route TEXT PRIMARY KEY, row INTEGER NOT NULL, counted TEXT NOT NULL) STRICT, WITHOUT ROWID;
     """,

@@ -11,6 +11,7 @@ import structlog
 
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
+from gatewayd.ports import Clock
 from gatewayd.spool import purge, requeue
 from gatewayd.spool.aside import finish, part_of, prune, put_aside, replace
 from gatewayd.spool.ballast import Ballast, ballast_bytes_for
@@ -65,6 +66,7 @@ class Opened:
         """Let go. After a failure the file is left for the next start to check."""
         try:
             if is_clean:
+                self.store.ages.close(self._connection)
                 close_database(self._connection)
         except apsw.Error as error:
             log.warning("spool could not be closed in order, the next start checks it", cause=str(error))
@@ -80,12 +82,13 @@ def open_store(
     sinks: Collection[str],
     policies: Mapping[str, RoutePolicy],
     config: schema.Spool,
+    clock: Clock,
     crash: CrashPoint = NO_CRASH,
 ) -> Opened:
     """Open everything. Raises ConfigError, and SpoolFull when the disk does not allow it now; see `database`."""
     lock = Lock(path.with_suffix(".lock"))
     try:
-        return _open_patiently(path, lock, routes, sinks, policies, config, crash)
+        return _open_patiently(path, lock, routes, sinks, policies, config, clock, crash)
     except BaseException:
         lock.release()
         raise
@@ -98,6 +101,7 @@ def _open_patiently(
     sinks: Collection[str],
     policies: Mapping[str, RoutePolicy],
     config: schema.Spool,
+    clock: Clock,
     crash: CrashPoint,
 ) -> Opened:
     finish(path)
@@ -109,7 +113,7 @@ def _open_patiently(
         try:
             if is_damaged and mended is None:
                 mended = _mend(path, routes, config)
-            connection, store, usage, events = _open(path, routes, sinks, policies, config, crash)
+            connection, store, usage, events = _open(path, routes, sinks, policies, config, clock, crash)
         except (*DAMAGE, msgspec.DecodeError, LookupError, UnicodeDecodeError, StopIteration):
             if is_damaged:
                 raise  # a fresh file cannot be damaged
@@ -143,13 +147,14 @@ def _open(
     sinks: Collection[str],
     policies: Mapping[str, RoutePolicy],
     config: schema.Spool,
+    clock: Clock,
     crash: CrashPoint,
 ) -> tuple[apsw.Connection, Store, Usage, Events]:
     connection = open_database(path, wal_pages=wal_pages_for(config.max_bytes), crash=crash)
     events: Events = []
     try:
         store = Store(
-            connection, path, config, policies, routes, lambda name, fields: events.append((name, fields)), crash
+            connection, path, config, policies, routes, clock, lambda name, fields: events.append((name, fields)), crash
         )
         store.start()
         store.chores.append(Orders(store, {"requeue": requeue.step, "purge": purge.step}, routes))

@@ -14,6 +14,7 @@ from gatewayd.spool.in_flight import InFlight
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import route_range
 from gatewayd.spool.positions import Positions
+from gatewayd.spool.segments import Segments
 
 _RESULTS = (
     "SELECT id, key, kind, subject, time, data, traceparent FROM results WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
@@ -29,12 +30,14 @@ class Outgoing:
         positions: Positions,
         ledger: Ledger,
         leased: InFlight,
+        segments: Segments,
         bury: Callable[[Sequence[DeadLetter]], None],
     ) -> None:
         self._connection = connection
         self._positions = positions
         self._ledger = ledger
         self._leased = leased
+        self._segments = segments
         self._bury = bury
 
     def read(
@@ -49,6 +52,7 @@ class Outgoing:
         boundary = route_range(self._positions.route_ids[route])[0] | boundary_seq
         after = boundary if share == "live" else 0
         upto = boundary if share == "older" else None
+        correct = self._segments.corrections.of
         taken: list[StoredResult] = []
         n_bytes = 0
         for first, last in self._positions.gaps(route, sink, after=after, upto=upto):
@@ -58,8 +62,17 @@ class Outgoing:
                 n_bytes += len(data)
                 if taken and n_bytes > max_bytes:
                     break
+                right, clock = correct(row, time)
                 stored = StoredResult(
-                    row=row, route=route, key=key, kind=kind, subject=subject, time=time, data=data, traceparent=trace
+                    row=row,
+                    route=route,
+                    key=key,
+                    kind=kind,
+                    subject=subject,
+                    time=right,
+                    data=data,
+                    traceparent=trace,
+                    clock=clock,
                 )
                 taken.append(stored)
             if len(taken) >= limit or n_bytes > max_bytes:

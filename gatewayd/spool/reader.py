@@ -19,6 +19,7 @@ from gatewayd.spool.database import BUSY_MS, PAGE_BYTES
 from gatewayd.spool.dead import COLUMNS, read_letter
 from gatewayd.spool.migrations import MIGRATIONS, route_range
 from gatewayd.spool.ranges import Range, gaps, read_ranges
+from gatewayd.spool.segments import Corrections, read_segments
 from gatewayd.spool.sql import number, rows
 
 _PAGE_ROWS = 256
@@ -111,10 +112,20 @@ class SpoolReader:
             return
         route_id, pos = found
         ranges = read_ranges(self._connection).get((sink, route_id), ())
+        correct = Corrections(read_segments(self._connection)).of
         for gap in gaps(pos, ranges, after=pos, upto=route_range(route_id)[1] - 1):
             for row, key, kind, subject, time, data, trace in self._paged(gap):
+                right, clock = correct(row, time)
                 yield StoredResult(
-                    row=row, route=route, key=key, kind=kind, subject=subject, time=time, data=data, traceparent=trace
+                    row=row,
+                    route=route,
+                    key=key,
+                    kind=kind,
+                    subject=subject,
+                    time=right,
+                    data=data,
+                    traceparent=trace,
+                    clock=clock,
                 )
 
     def _paged(self, gap: Range) -> Iterator[tuple[Any, ...]]:

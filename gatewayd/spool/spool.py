@@ -123,7 +123,9 @@ class SqliteSpool:
         """
         all_sinks = {sink for known in routes.values() for sink in known} if sinks is None else set(sinks)
         point = CrashPoint(crash)
-        opened = open_store(path, routes=routes, sinks=all_sinks, policies=policies, config=config, crash=point)
+        opened = open_store(
+            path, routes=routes, sinks=all_sinks, policies=policies, config=config, clock=clock, crash=point
+        )
         spool = cls(opened, config=config, clock=clock, on_event=on_event, crash=point)
         spool._refused_payload = refused_payload
         if opened.mended is not None:
@@ -298,6 +300,15 @@ class SqliteSpool:
         self._store.leased.clear(lease.route, lease.sink, lease.share)
         claim.free(attempt=attempt, delay_s=delay_s)
         self._shares.settle(lease.sink, lease.route)
+
+    def hold(self, sink: str, delay_s: float) -> None:
+        """See ports.Spool. Nobody waits for it: a disk that is full forgets it."""
+        if not self._is_closed:
+            self._put(Op(partial(self._store.hold, sink, delay_s), None))
+
+    def held_s(self, sink: str) -> float:
+        """See ports.Spool."""
+        return self._store.holds.rest_s(sink)
 
     def _claim(self, sink: str, route: str, share: Share) -> Claim:
         return self._claims.of(sink, route, share, is_known=self._store.positions.get(route, sink) is not None)

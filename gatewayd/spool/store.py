@@ -12,13 +12,15 @@ import apsw
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import FatalError, SpoolFull
-from gatewayd.ports import DeadLetter, JournalEntry, NewResult, RawMessage, Work
-from gatewayd.spool import sql
+from gatewayd.ports import Clock, DeadLetter, JournalEntry, NewResult, RawMessage, Work
+from gatewayd.spool import expiry, sql
+from gatewayd.spool.ages import Ages
 from gatewayd.spool.ballast import ballast_bytes_for
 from gatewayd.spool.books import Books, read_books
 from gatewayd.spool.cap import REASON, Cap
 from gatewayd.spool.chores import Chore
 from gatewayd.spool.dead import DeadLetters
+from gatewayd.spool.holds import Holds
 from gatewayd.spool.in_flight import InFlight
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_MASK, route_range
@@ -34,7 +36,7 @@ OnEvent = Callable[[str, Mapping[str, object]], None]
 _ROW_BYTES = 192  # of one row beside its blob: key, kind, subject, trace context and SQLite's own
 _FILL = 1.3  # pages are never quite full
 _MIN_ATTEMPTS_KEPT = 1024
-_GONE = (("evicted", REASON), ("evicted", "purged"), ("expired", "ttl"))  # why a row of the journal may be gone
+_GONE = (("evicted", REASON), ("evicted", "purged"), ("expired", expiry.REASON))  # why a row of the journal may be gone
 
 
 class Store:
@@ -47,6 +49,7 @@ class Store:
         config: schema.Spool,
         policies: Mapping[str, RoutePolicy],
         routes: Mapping[str, Sequence[str]],
+        clock: Clock,
         emit: OnEvent,
         crash: CrashPoint = NO_CRASH,
     ) -> None:
@@ -56,8 +59,10 @@ class Store:
         self.chores: list[Chore] = []
         self.leased = InFlight()
         self.ledger = Ledger()
+        self.ages = Ages(clock, policies)
+        self.holds = Holds(self.ages)
         self.positions = Positions(connection)
-        self.outgoing = Outgoing(connection, self.positions, self.ledger, self.leased, self._bury)
+        self.outgoing = Outgoing(connection, self.positions, self.ledger, self.leased, self.ages.segments, self._bury)
         self.cap = Cap(
             connection,
             path,
@@ -102,10 +107,21 @@ class Store:
         """The highest row id that is being sent now, 0 when none: see `leased.spans` for those of live shares."""
         return self.leased.highest(route)
 
+    def skip_seq(self) -> None:
+        """Use up a sequence number for a row that is not there."""
+        self._seq += 1
+
+    def hold(self, sink: str, delay_s: float) -> None:
+        """The far side asked for this pause."""
+        self.holds.put(self._connection, sink, delay_s)
+
     def start(self) -> None:
         """Read everything that is kept in memory."""
         self.load()
         self.seen.load(self._connection)
+        self.ages.load(self._connection)
+        self.holds.load(self._connection)
+        self.chores += [expiry.Timekeeping(self), expiry.Expiry(self, self._policies)]
         if not sql.number(self._connection, "SELECT value FROM meta WHERE name = 'clean'"):
             self._read_all()
 
@@ -146,6 +162,7 @@ class Store:
         self._results, self._journal = [], []
         self.seen.flush(self._connection)
         self.ledger.flush(self._connection)
+        self.ages.flush(self._connection, self._written_seq, self._seq)
         if self._seq != self._written_seq:
             self._connection.execute("UPDATE meta SET value = ? WHERE name = 'seq'", (self._seq,))
         if not self._is_marked and self._connection.total_changes() != self._n_changes:
@@ -161,6 +178,7 @@ class Store:
         self._written_seq = self._seq
         self._is_marked |= self._connection.total_changes() != self._n_changes
         self.seen.commit()
+        self.ages.commit()
         for keys in self._keys.values():
             if keys.staged:
                 keys.commit()
@@ -178,6 +196,7 @@ class Store:
         self._results, self._journal = [], []
         self.grown.clear()
         self.seen.rollback()
+        self.ages.rollback()
         for keys in self._keys.values():
             keys.rollback()
         self.load()
@@ -230,12 +249,12 @@ class Store:
             return []
         first, end = route_range(route_id)
         query = "SELECT * FROM journal WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
-        return [read_entry(row) for row in self._connection.execute(query, (max(first, after), end, limit))]
+        return [self.ages.entry(row) for row in self._connection.execute(query, (max(first, after), end, limit))]
 
     def get_journal(self, route: str, ids: Sequence[int]) -> list[JournalEntry]:
         """Journal rows of the route by id, in the order asked for."""
         rows = sql.by_ids(self._connection, "SELECT * FROM journal WHERE id IN", self._own(route, ids))
-        entries = {row[0]: read_entry(row) for cursor in rows for row in cursor.fetchall()}
+        entries = {row[0]: self.ages.entry(row) for cursor in rows for row in cursor.fetchall()}
         return [entries[row] for row in ids if row in entries]
 
     def read_books(self) -> Books:

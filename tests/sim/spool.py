@@ -38,6 +38,8 @@ class MemorySpool:
         self.delivered: list[str] = []
         self.buried: dict[str, str] = {}
         self.nacks: list[float] = []
+        self.holds: dict[str, float] = {}  # what was asked for, to be kept
+        self.held: dict[str, float] = {}  # what is left of what was kept before a restart
 
     def add(self, new: Sequence[StoredResult]) -> None:
         for result in new:
@@ -89,6 +91,12 @@ class MemorySpool:
         self.nacks.append(delay_s)
         self._due_s[lease.route, lease.share] = self._clock.monotonic() + delay_s
         self._end(lease)
+
+    def hold(self, sink: str, delay_s: float) -> None:
+        self.holds[sink] = delay_s
+
+    def held_s(self, sink: str) -> float:
+        return self.held.get(sink, 0.0)
 
     @property
     def n_pending(self) -> int:
