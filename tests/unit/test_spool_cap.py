@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-from gatewayd.ports import DeadLetter, Work
-from gatewayd.spool import SpoolReader
+import pytest
+
+from gatewayd.errors import SpoolFull
+from gatewayd.ports import DeadLetter, NewResult, Work
+from gatewayd.spool import SpoolReader, SqliteSpool
 from gatewayd.spool.policy import RoutePolicy
-from tests.sim.real_spool import MIB, leased, opened, outcome, raw, work
+from tests.sim.real_spool import MIB, leased, opened, outcome, raw, result, work
 
 
 async def test_dead_letters_are_bounded_and_the_books_still_count_them(tmp_path: Path) -> None:
@@ -98,3 +101,150 @@ async def test_a_work_larger_than_the_wals_reserve_does_not_overdraw_the_cap(tmp
         assert (await spool.books()).balanced
         lease = await spool.lease("cloud", "r", limit=1000, max_bytes=64 * MIB)
         assert lease.results[-1].key == "2-79"
+
+
+async def fill(spool: SqliteSpool, route: str, n: int, size: int = 20_000) -> None:
+    first = (await spool.books()).results.get(route, {}).get("cloud", {}).get("produced", 0)
+    for i in range(first, first + n):
+        await spool.commit(work(f"{route}-{i}", route=route, size=size))
+
+
+async def evicted(spool: SqliteSpool) -> dict[str, int]:
+    books = await spool.books()
+    assert books.balanced
+    return {route: lines["cloud"]["evicted"] for route, lines in books.results.items()}
+
+
+def taken(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("spool.*"))
+
+
+async def test_a_route_takes_room_from_its_own_priority_or_a_lower_one_alone(tmp_path: Path) -> None:
+    routes = {"low": ["cloud"], "high": ["cloud"]}
+    policies = {"low": RoutePolicy(priority=2), "high": RoutePolicy(priority=3)}
+    async with opened(tmp_path, max_bytes=4 * MIB, routes=routes, policies=policies) as spool:
+        await fill(spool, "high", 80)
+        await fill(spool, "low", 200)
+        lost = await evicted(spool)
+        assert lost["high"] == 0
+        assert lost["low"] > 0
+
+        await fill(spool, "high", 20)
+        assert (await evicted(spool))["high"] > 0  # its own are the oldest, and it says evict_oldest
+
+
+async def test_where_only_a_higher_priority_is_left_what_is_new_is_lost_and_counted(tmp_path: Path) -> None:
+    routes = {"low": ["cloud"], "high": ["cloud"]}
+    policies = {"low": RoutePolicy(priority=2), "high": RoutePolicy(priority=3)}
+    async with opened(tmp_path, max_bytes=4 * MIB, routes=routes, policies=policies) as spool:
+        await fill(spool, "high", 300)
+        before = await evicted(spool)
+
+        await spool.commit(work(*(f"low-{i}" for i in range(40)), route="low", size=20_000))
+
+        lost = await evicted(spool)
+        assert lost["high"] == before["high"]
+        assert lost["low"] >= 38
+        assert taken(tmp_path) <= 4 * MIB
+
+
+async def test_the_lowest_priority_goes_first_when_the_route_says_so(tmp_path: Path) -> None:
+    routes = {"low": ["cloud"], "mid": ["cloud"], "high": ["cloud"]}
+    policies = {
+        "low": RoutePolicy(priority=0),
+        "mid": RoutePolicy(priority=4),
+        "high": RoutePolicy(priority=9, when_full="evict_lowest_priority"),
+    }
+    async with opened(tmp_path, max_bytes=4 * MIB, routes=routes, policies=policies) as spool:
+        await fill(spool, "mid", 60)
+        await fill(spool, "low", 60)
+        await fill(spool, "high", 70)
+        first = await evicted(spool)
+
+        await fill(spool, "high", 70)
+
+        assert first["low"] > 0
+        assert first["mid"] == first["high"] == 0
+        lost = await evicted(spool)
+        assert (lost["low"], lost["high"]) == (60, 0)
+        assert lost["mid"] > 0
+
+
+async def test_a_lowered_cap_takes_the_lowest_priority_first_and_leaves_what_blocks(tmp_path: Path) -> None:
+    routes = {"low": ["cloud"], "mid": ["cloud"], "blocks": ["cloud"]}
+    policies = {"low": RoutePolicy(priority=0), "mid": RoutePolicy(), "blocks": RoutePolicy(when_full="block")}
+    async with opened(tmp_path, max_bytes=16 * MIB, routes=routes, policies=policies) as spool:
+        for route in ("blocks", "mid", "low"):
+            await fill(spool, route, 100, size=30_000)
+
+    async with opened(tmp_path, max_bytes=6 * MIB, routes=routes, policies=policies) as spool:
+        assert taken(tmp_path) <= 6 * MIB
+        lost = await evicted(spool)
+        assert (lost["low"], lost["blocks"]) == (100, 0)
+        assert 0 < lost["mid"] < 100
+
+
+async def test_what_is_being_sent_is_spared_while_anything_else_can_go(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_bytes=4 * MIB) as spool:
+        await fill(spool, "r", 30)
+        lease = await spool.lease("cloud", "r", limit=20, max_bytes=MIB)
+
+        await fill(spool, "r", 300)
+        assert await evicted(spool) != {"r": 0}
+        await spool.ack(lease, refused={})
+
+        lines = (await spool.books()).results["r"]["cloud"]
+        assert lines["delivered"] == 20
+        assert lines["evicted"] + lines["pending"] == lines["produced"] - 20
+
+
+async def test_what_is_being_sent_goes_when_nothing_else_is_left(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_bytes=4 * MIB) as spool:
+        await fill(spool, "r", 140)
+        lease = await spool.lease("cloud", "r", limit=1000, max_bytes=64 * MIB)
+        assert len(lease.results) > 100
+
+        await spool.commit(work(*map(str, range(60)), size=20_000))
+
+        await spool.ack(lease, refused={})
+        books = await spool.books()
+        lines = books.results["r"]["cloud"]
+        assert books.balanced
+        assert lines["delivered"] < len(lease.results)
+        assert lines["pending"] == 60
+
+
+@pytest.mark.parametrize("mib", [4, 16])
+@pytest.mark.parametrize("when_full", ["evict_oldest", "evict_lowest_priority", "thin", "block"])
+async def test_the_cap_holds_to_the_byte_after_every_commit(tmp_path: Path, mib: int, when_full: str) -> None:
+    routes = {"a": ["cloud"], "b": ["cloud"]}
+    policies = {"a": RoutePolicy(when_full=when_full, priority=5), "b": RoutePolicy(when_full="thin", priority=3)}
+    async with opened(tmp_path, max_bytes=mib * MIB, routes=routes, policies=policies) as spool:
+        entries: list[int] = []
+        for i in range(40 * mib):
+            size = (50, 700, 3000)[i % 3]
+            new = [
+                NewResult(
+                    key=f"{i}-{n}",
+                    kind="k",
+                    subject=f"s{n % 5}",
+                    time=1.0,
+                    data=b'{"n":%d,"p":"%s"}' % (n, b"x" * size),
+                )
+                for n in range(100)
+            ]
+            for route in routes:
+                await outcome(spool.commit(Work(route=route, received=100, handled=100, results=new)))
+                assert taken(tmp_path) <= mib * MIB
+            try:
+                entries += await spool.commit(Work(route="b", received=5, journal=[raw("j", 2000)] * 5))
+            except SpoolFull:
+                continue
+            if len(entries) >= 20:
+                await spool.commit(
+                    Work(route="b", handled=len(entries), done=entries, results=[result(f"d-{i}", 90_000)])
+                )
+                entries = []
+            assert taken(tmp_path) <= mib * MIB
+
+        assert (await spool.books()).balanced
