@@ -93,6 +93,11 @@ class Cap:
         except FileNotFoundError:
             return 0
 
+    @property
+    def is_oversize(self) -> bool:
+        """Whether the file is larger than this cap would have let it become."""
+        return int(self._connection.pragma("page_count")) * PAGE_BYTES > self._max_bytes - self._wal_reserve
+
     def is_tight(self, n_bytes: int) -> bool:
         """Whether a transaction of this size is too large for the WAL's reserve while the file is as large as it is."""
         if n_bytes <= self.group_bytes:

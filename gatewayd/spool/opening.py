@@ -129,6 +129,7 @@ def _open_patiently(
                 raise in_words(path, error) from error
         else:
             idle = Idle(connection, store.cap, wal_pages=wal_pages_for(config.max_bytes), crash=crash)
+            _fit(store, idle)
             ballast.make()
             return Opened(store, usage, idle, events, mended, ballast, connection, lock)
 
@@ -182,6 +183,15 @@ def _reconcile(store: Store, routes: Mapping[str, Sequence[str]], sinks: Collect
         room = store.cap.room_bytes()
         if room <= before:
             break  # nothing is left that may be evicted
+
+
+def _fit(store: Store, idle: Idle) -> None:
+    """Make the file of a cap that was lowered smaller before anything is taken in."""
+    try:
+        if store.cap.is_oversize:
+            idle.shrink()
+    except apsw.Error as error:  # full disk, a reader in the way: it is done when nothing waits
+        log.warning("spool is still larger than its cap", cause=str(error))
 
 
 def _end(store: Store) -> None:
