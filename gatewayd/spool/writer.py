@@ -145,6 +145,8 @@ class Writer:
             self._hand_back([op for op in ops if id(op) not in later], grown)
             self._do_chores()
             self._idle.fold_when_long()
+            if ops:
+                self._idle.between()
             if not self._ballast.is_there:
                 self._rescue()
         if not self._usage.is_written:
@@ -195,6 +197,7 @@ class Writer:
             "bytes": sum(op.n_bytes for op in done),
             "seconds": self._clock.monotonic() - started_s,
         }
+        self._idle.duty.committed(self._clock.monotonic() - started_s)
         self._events.append(("commit", report))
         return grown
 
