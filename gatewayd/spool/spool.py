@@ -170,11 +170,6 @@ class SqliteSpool:
         """What the spool has written since it was opened: the WAL, and what was folded from it into the file."""
         return self._opened.idle.written.n_bytes
 
-    @property
-    def written_bytes(self) -> int:
-        """What the spool has written since it was opened: the WAL, and what was folded from it into the file."""
-        return self._opened.idle.written.n_bytes
-
     def known_routes(self, sink: str) -> list[str]:
         """Routes with results for this sink: those of the config, and former ones that are not delivered yet."""
         return self._store.positions.routes(sink)
