@@ -6,6 +6,7 @@ requests, not a few hundred for each route.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,10 @@ _GROW_AFTER = 8  # requests in a row that fitted before a larger one is tried
 _MAX_HALVINGS = 20
 _HEAD_START_S = 1.0  # after a failed request the other routes may ask this much earlier than the one that failed
 _MIN_ASKED_S = 1.0  # a Retry-After below this is no pause: our own backoff then holds as well
+
+
+def _forget(_delay_s: float) -> None:
+    pass
 
 
 class GateReport(Protocol):
@@ -93,8 +98,19 @@ class Gate:
     """
 
     def __init__(
-        self, sink: str, *, retry_max_s: float, repeat_s: float, draw: Draw, clock: Clock, report: GateReport
+        self,
+        sink: str,
+        *,
+        retry_max_s: float,
+        repeat_s: float,
+        draw: Draw,
+        clock: Clock,
+        report: GateReport,
+        held_s: float = 0.0,
+        hold: Callable[[float], None] = _forget,
     ) -> None:
+        """Closed for the first `held_s`: what is left of a pause that the far side asked for before a restart. `hold`
+        is told of each such pause, to keep it."""
         self._sink = sink
         self._retry_max_s = retry_max_s
         self._repeat_s = repeat_s
@@ -111,6 +127,13 @@ class Gate:
         self._lone: tuple[str, Share] | None = None  # the one route that fails while the sink is there
         self._logged_at_s = float("-inf")
         self._logged_reason = ""
+        self._hold = hold
+        if held_s > 0:
+            self._attempts = 1
+            self._away_since_s = clock.monotonic()
+            self._due_at_s = self._away_since_s + held_s
+            log.info("sink asked for a pause before the restart", sink=sink, rest_s=round(held_s, 3))
+            report.away(sink, "unavailable")
 
     @property
     def is_away(self) -> bool:
@@ -158,6 +181,7 @@ class Gate:
         asked_s = cause.retry_after_s if isinstance(cause, SinkUnavailable) else None
         if ticket != self._epoch:
             self._due_at_s = max(self._due_at_s, now_s + (asked_s or 0.0))
+            self._keep(asked_s)
             return max(0.0, self._due_at_s - now_s) if self.is_away else asked_s or 0.0
         standing.failures += 1
         if not self.is_away and standing.failures > 1 and self._lone in (None, standing.who):
@@ -179,6 +203,7 @@ class Gate:
         self._attempts += 1
         delay_s = self._delay_s(self._attempts, asked_s)
         self._due_at_s = now_s + delay_s
+        self._keep(asked_s)
         self._lone = None
         self._turn()
         if went_away:
@@ -191,6 +216,10 @@ class Gate:
         if asked_s is not None and asked_s >= _MIN_ASKED_S:
             return asked_s
         return max(asked_s or 0.0, full_jitter_s(attempt, draw=self._draw(), cap_s=self._retry_max_s))
+
+    def _keep(self, asked_s: float | None) -> None:
+        if self.is_away and asked_s is not None and asked_s >= _MIN_ASKED_S:
+            self._hold(asked_s)
 
     def _turn(self) -> None:
         self._epoch += 1

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -106,7 +107,14 @@ async def run_uplink(
 ) -> None:
     """Run until cancelled. One task a route, or two where live results go first: order within each, none between."""
     gate = Gate(
-        sink_name, retry_max_s=config.retry_max_s, repeat_s=config.repeat_s, draw=draw, clock=clock, report=report
+        sink_name,
+        retry_max_s=config.retry_max_s,
+        repeat_s=config.repeat_s,
+        draw=draw,
+        clock=clock,
+        report=report,
+        held_s=spool.held_s(sink_name),
+        hold=partial(spool.hold, sink_name),
     )
     room = Room(max_batch=config.max_batch, max_batch_bytes=config.max_batch_bytes, max_probe=config.max_probe)
     up = _Uplink(
