@@ -13,7 +13,7 @@ from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.ports import Clock
 from gatewayd.spool import purge, requeue
-from gatewayd.spool.aside import finish, part_of, prune, put_aside, replace
+from gatewayd.spool.aside import finish, kept, part_of, prune, put_aside, replace
 from gatewayd.spool.ballast import Ballast, ballast_bytes_for
 from gatewayd.spool.cap import wal_pages_for
 from gatewayd.spool.database import (
@@ -28,7 +28,7 @@ from gatewayd.spool.database import (
 from gatewayd.spool.idle import Idle
 from gatewayd.spool.orders import Orders
 from gatewayd.spool.policy import RoutePolicy
-from gatewayd.spool.salvage import Salvaged, salvage
+from gatewayd.spool.salvage import Salvaged, is_log_damaged, salvage
 from gatewayd.spool.store import Store
 from gatewayd.spool.usage import Usage
 
@@ -106,18 +106,18 @@ def _open_patiently(
 ) -> Opened:
     finish(path)
     ballast = Ballast(path, ballast_bytes_for(config.ballast_bytes, config.max_bytes))
-    is_damaged = False
+    is_damaged, is_bare = is_log_damaged(path), False
     mended: Mended | None = None
     n_tries = 0
     while True:
         try:
             if is_damaged and mended is None:
-                mended = _mend(path, routes, config)
+                mended = _mend(path, routes, config, is_bare=is_bare)
             connection, store, usage, events = _open(path, routes, sinks, policies, config, clock, crash)
         except (*DAMAGE, msgspec.DecodeError, LookupError, UnicodeDecodeError, StopIteration):
-            if is_damaged:
-                raise  # a fresh file cannot be damaged
-            is_damaged = True
+            if is_bare:
+                raise  # a fresh file with nothing but checked rows in it cannot be damaged
+            is_damaged, is_bare, mended = True, mended is not None, None
         except (*DISK, OSError) as error:
             n_tries += 1
             ballast.give_up(error)
@@ -134,10 +134,11 @@ def _open_patiently(
             return Opened(store, usage, idle, events, mended, ballast, connection, lock)
 
 
-def _mend(path: Path, routes: Mapping[str, Sequence[str]], config: schema.Spool) -> Mended:
-    aside = put_aside(path)
+def _mend(path: Path, routes: Mapping[str, Sequence[str]], config: schema.Spool, *, is_bare: bool) -> Mended:
+    aside = kept(path)[-1] if is_bare else put_aside(path)
     part = part_of(path)
-    found = salvage(aside / path.name, part, routes=routes, wal_pages=wal_pages_for(config.max_bytes))
+    wal_pages = wal_pages_for(config.max_bytes)
+    found = salvage(aside / path.name, part, routes=routes, wal_pages=wal_pages, is_bare=is_bare)
     replace(path, part)
     return Mended(aside, found, prune(path, config.max_corrupt_kept))
 

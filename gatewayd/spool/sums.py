@@ -26,12 +26,12 @@ def journal_sum(row: int, payload: bytes, props: bytes) -> int:
     return crc32(payload, crc32(props, crc32(_id(row)))) or 1
 
 
-def fields_sum(*values: str | int) -> int:
+def fields_sum(*values: object) -> int:
     """Of a row of `routes`, `cursors` or `counters`, which always have one, 1 to 2**32 - 1."""
     return crc32(repr(values).encode()) or 1
 
 
-def check_fields(checksum: int, *values: str | int) -> None:
+def check_fields(checksum: int, *values: object) -> None:
     """Raises CorruptError when the row of `routes`, `cursors` or `counters` is not what was written."""
     if fields_sum(*values) != checksum:
         raise apsw.CorruptError("a route, a cursor or a counter is not what was written")
