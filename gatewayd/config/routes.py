@@ -177,11 +177,16 @@ class Route(Section, frozen=True):
     when_full: Annotated[
         Literal["evict_oldest", "evict_lowest_priority", "thin", "block"],
         Meta(
-            description="At the spool's cap: evict the oldest results (counted), or those of the lowest priority first; thin: replace the oldest by aggregates and keep the newest as they are; block: hold QoS 1 back. A gateway that stops acknowledging for long harms every publisher on the bus."
+            description="When this route needs room at the spool's cap, of routes with its priority or a lower one: evict_oldest takes the oldest results, evict_lowest_priority those of the lowest priority first; thin replaces its own oldest results by aggregates, and is thinned, not evicted, for others too; block: this route loses nothing, and its QoS 1 messages wait. All counted. A gateway that stops acknowledging for long harms every publisher on the bus."
         ),
     ] = "evict_oldest"
     priority: Annotated[
-        int, Meta(ge=0, le=9, description="What is lost first when there is not room for all: 0 first, 9 last.")
+        int,
+        Meta(
+            ge=0,
+            le=9,
+            description="What is lost first when there is not room for all: 0 first, 9 last. Nothing is lost for a route of a lower priority; `when_full` says how.",
+        ),
     ] = 4
     ttl_s: Annotated[
         Annotated[float, Meta(gt=0)] | None,
