@@ -3,14 +3,14 @@
 Invariant: a byte that was counted counts until its month is over, whatever the clock does meanwhile.
 
 - Days and months are UTC. A month begins on `month_starts_on`, at midnight.
-- While the clock is not synchronized nobody knows the day. What is sent then is booked without one (`UNDATED`), counts
-  in the month that is, and gets the day of the moment at which the clock is synchronized. The month does not turn
-  meanwhile: a clock that jumps a month ahead opens no cap, and one that never is synchronized never does (a site
-  without a time server names any file that exists in `gateway.clock_sync_file`, and its clock is believed).
+- While the clock is known not to be synchronized nobody knows the day. What is sent then is booked without one
+  (`UNDATED`), counts in the month that is, and gets the day of the moment at which the clock is synchronized. The month
+  does not turn meanwhile: a clock that jumps a month ahead opens no cap, and one that is never synchronized never does
+  (a site without a time server names any file that exists in `gateway.clock_sync_file`, and its clock is believed).
 - A synchronized clock that is set back finds the days after its own counted in its month.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
@@ -80,32 +80,32 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
 class Meter:
     """Counts for one sink, and knows its month."""
 
-    def __init__(
-        self, sink: str, *, book: Book, max_bytes: int, starts_on: int, clock: Clock, is_synced: Callable[[], bool]
-    ) -> None:
+    def __init__(self, sink: str, *, book: Book, max_bytes: int, starts_on: int, clock: Clock) -> None:
         self._sink = sink
         self._book = book
         self._max_bytes = max_bytes
         self._starts_on = starts_on
         self._clock = clock
-        self._is_synced = is_synced
 
     def count(self, n_bytes: int) -> None:
         """A request was made: it took `n_bytes`, whatever was answered."""
-        self._book.add(self._sink, day_of(self._clock.now()) if self._is_synced() else UNDATED, n_bytes)
+        self._book.add(self._sink, day_of(self._clock.now()) if self._is_dated() else UNDATED, n_bytes)
 
     def month(self) -> Month:
         """As of now."""
-        is_synced, today = self._is_synced(), day_of(self._clock.now())
-        if is_synced:
+        is_dated, today = self._is_dated(), day_of(self._clock.now())
+        if is_dated:
             self._book.date(self._sink, today)
         days = self._book.days(self._sink)
-        day = today if is_synced else max(days, default=UNDATED)
+        day = today if is_dated else max(days, default=UNDATED)
         begins = month_of(day, self._starts_on) if day else ""
         return Month(
             begins=begins,
             ends=month_after(begins) if begins else "",
             n_bytes=sum(n for known, n in days.items() if known >= begins or known == UNDATED),
-            today_bytes=days.get(today if is_synced else UNDATED, 0),
+            today_bytes=days.get(today if is_dated else UNDATED, 0),
             max_bytes=self._max_bytes,
         )
+
+    def _is_dated(self) -> bool:
+        return self._clock.is_synced() is not False  # None: nobody can say, and nothing speaks against it

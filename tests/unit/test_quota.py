@@ -40,19 +40,15 @@ class Rig:
 
     def __init__(self, now: str, *, max_bytes: int = 1000, starts_on: int = 1) -> None:
         self.book = MemoryBook()
-        self.is_synced = True
         self._max_bytes = max_bytes
         self._starts_on = starts_on
         self.set(now)
 
-    def set(self, now: str) -> None:
+    def set(self, now: str, *, synced: bool | None = True) -> None:
+        self.clock = ManualClock(seconds(now))
+        self.clock.synced = synced
         self.meter = Meter(
-            "cloud",
-            book=self.book,
-            max_bytes=self._max_bytes,
-            starts_on=self._starts_on,
-            clock=ManualClock(seconds(now)),
-            is_synced=lambda: self.is_synced,
+            "cloud", book=self.book, max_bytes=self._max_bytes, starts_on=self._starts_on, clock=self.clock
         )
 
 
@@ -120,17 +116,15 @@ def test_without_a_cap_nothing_is_ever_over() -> None:
     assert not rig.meter.month().is_over
 
 
-@pytest.mark.parametrize("is_synced", [True, False])
-def test_a_clock_set_back_opens_no_cap_and_forgets_nothing(is_synced: bool) -> None:
+@pytest.mark.parametrize("is_synced", [True, False, None])
+def test_a_clock_set_back_opens_no_cap_and_forgets_nothing(is_synced: bool | None) -> None:
     rig = Rig("2026-11-21")
     rig.meter.count(1200)
 
-    rig.set("1970-01-01")
-    rig.is_synced = is_synced
+    rig.set("1970-01-01", synced=is_synced)
     assert rig.meter.month().is_over
     rig.meter.count(10)
     rig.set("2026-11-22")
-    rig.is_synced = True
 
     assert rig.meter.month().is_over
     assert rig.meter.month().n_bytes >= 1200
@@ -140,34 +134,41 @@ def test_a_clock_set_back_opens_no_cap_and_forgets_nothing(is_synced: bool) -> N
 def test_a_clock_that_jumps_ahead_opens_no_cap_until_it_is_synchronized(now: str) -> None:
     rig = Rig("2026-11-21")
     rig.meter.count(1200)
-    rig.is_synced = False
 
-    rig.set(now)
+    rig.set(now, synced=False)
 
     assert rig.meter.month().is_over
-    rig.is_synced = True  # it was right after all
+    rig.clock.synced = True  # it was right after all
     assert not rig.meter.month().is_over
 
 
 def test_what_is_sent_before_the_clock_is_synchronized_counts_and_gets_its_day_afterwards() -> None:
     rig = Rig("1970-01-01")
-    rig.is_synced = False
+    rig.clock.synced = False
     rig.meter.count(300)
     assert rig.meter.month().n_bytes == 300
     assert rig.meter.month().today_bytes == 300
 
     rig.set("2026-11-21")
-    rig.is_synced = True
 
     assert rig.meter.month().n_bytes == 300
     assert rig.book.kept == {"2026-11-21": 300}
 
 
-def test_a_clock_that_never_is_synchronized_keeps_the_cap() -> None:
+def test_a_clock_of_which_nobody_can_say_is_believed() -> None:
     rig = Rig("2026-11-21")
-    rig.is_synced = False
     rig.meter.count(1200)
 
-    rig.set("2027-03-01")
+    rig.set("2026-12-01", synced=None)
+
+    assert not rig.meter.month().is_over
+
+
+def test_a_clock_that_never_is_synchronized_keeps_the_cap() -> None:
+    rig = Rig("2026-11-21")
+    rig.clock.synced = False
+    rig.meter.count(1200)
+
+    rig.set("2027-03-01", synced=False)
 
     assert rig.meter.month().is_over
