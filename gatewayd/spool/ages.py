@@ -131,6 +131,8 @@ class Marks:
 
     def remove(self, seqs: list[int]) -> None:
         """These are gone."""
+        if not seqs:
+            return
         gone = set(seqs)
         kept = [(seq, age) for seq, age in zip(self._seqs, self._ages, strict=True) if seq not in gone]
         self._seqs, self._ages = [seq for seq, _ in kept], [age for _, age in kept]
