@@ -173,9 +173,7 @@ async def build(
     )
 
 
-def _spool_event(
-    ground: Ground, routes: Mapping[str, RoutePart], name: str, attributes: Mapping[str, object]
-) -> None:
+def _spool_event(ground: Ground, routes: Mapping[str, RoutePart], name: str, attributes: Mapping[str, object]) -> None:
     ground.telemetry.spool_event(name, attributes)
     if name == "requeued" and (part := routes.get(str(attributes["route"]))) is not None:
         part.wake.arrived.set()

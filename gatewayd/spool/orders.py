@@ -9,7 +9,8 @@ it. The other process writes one row and never checkpoints.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -33,6 +34,7 @@ STEP_BYTES = 1 << 20
 _KEPT = 64  # finished orders, for commands that have not read their answers yet
 _MAX_REASONS = 16  # different words about rows that were left
 _POLL_S = 0.1
+_LAST = "orders_last"  # name in `state`: the highest id that was given out
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -149,15 +151,29 @@ def _progress(args: str) -> Progress:
 
 def write_order(connection: apsw.Connection, what: What, pick: Pick) -> int:
     """Put an order into the spool; its id. Raises GatewaydError when too many wait."""
-    with connection:
+    with _writing(connection):
         waiting = number(connection, "SELECT count(*) FROM orders WHERE answer IS NULL")
         if waiting >= MAX_WAITING:
             raise GatewaydError(f"{waiting} orders wait in the spool already: does the daemon run?")
-        # Ids go on over orders that were removed, or a command would read the answer to another one.
-        order_id = number(connection, "SELECT ifnull(max(id), 0) + 1 FROM orders")
+        # Never an id that was there before, or a command would read the answer to another order.
+        last = number(connection, "SELECT value FROM state WHERE name = ?", (_LAST,))
+        order_id = max(last, number(connection, "SELECT max(id) FROM orders")) + 1
         args = _encode(Order(pick=pick)).decode()
         connection.execute("INSERT INTO orders VALUES (?, ?, ?, NULL)", (order_id, what, args))
+        connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (_LAST, order_id))
     return order_id
+
+
+@contextmanager
+def _writing(connection: apsw.Connection) -> Iterator[None]:
+    # Not deferred: a read that becomes a write fails at once when the daemon has written in between.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def read_answer(connection: apsw.Connection, order_id: int) -> tuple[Progress, Answer | None]:
@@ -167,6 +183,27 @@ def read_answer(connection: apsw.Connection, order_id: int) -> tuple[Progress, A
         raise GatewaydError(f"order {order_id} is no longer in the spool: see the daemon's log")
     args, answer = row
     return _progress(args), None if answer is None else _decode_answer(answer)
+
+
+def carry_out(store: Store, what: What, pick: Pick, routes: Collection[str], steps: dict[str, Step]) -> Answer:
+    """Do it here and now, in a spool that nobody else has open. What earlier commands have left is done first."""
+    order_id = write_order(store.connection, what, pick)
+    chore = Orders(store, steps, routes)
+    while True:
+        answer = read_answer(store.connection, order_id)[1]
+        if answer is not None:
+            return answer
+        store.begin()
+        try:
+            chore.run()
+            store.flush()
+            store.commit()
+        except SpoolFull:  # the chore says so in the answer
+            store.rollback()
+        except BaseException:
+            store.rollback()
+            raise
+        store.committed()
 
 
 class Desk:
