@@ -92,6 +92,7 @@ def _start_uplinks(parts: Parts, tasks: asyncio.TaskGroup) -> list[asyncio.Task[
                 draw=random.random,
                 clock=parts.ground.clock,
                 report=parts.ground.telemetry,
+                throttle=parts.throttles[name],
                 crash=parts.ground.crash,
             )
             uplinks.append(tasks.create_task(uplink, name=f"uplink[{name}]"))

@@ -57,6 +57,28 @@ class Book(Protocol):
         """What is booked without a day belongs to this one."""
 
 
+class Tally:
+    """A Book in memory alone: for who counts and keeps nothing."""
+
+    def __init__(self) -> None:
+        self._days: dict[str, dict[str, int]] = {}
+
+    def add(self, sink: str, day: str, n_bytes: int) -> None:
+        """See Book."""
+        days = self._days.setdefault(sink, {})
+        days[day] = days.get(day, 0) + n_bytes
+
+    def days(self, sink: str) -> Mapping[str, int]:
+        """See Book."""
+        return dict(self._days.get(sink, {}))
+
+    def date(self, sink: str, day: str) -> None:
+        """See Book."""
+        n_bytes = self._days.get(sink, {}).pop(UNDATED, 0)
+        if n_bytes:
+            self.add(sink, day, n_bytes)
+
+
 class Month(msgspec.Struct, frozen=True, kw_only=True):
     """Where a sink stands."""
 

@@ -13,7 +13,7 @@ from gatewayd.config import schema
 from gatewayd.gate import GateReport
 from gatewayd.pace import Fare, Pace, Rank
 from gatewayd.ports import Clock, StoredResult
-from gatewayd.quota import Book, Meter, Month
+from gatewayd.quota import Book, Meter, Month, Tally
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +75,13 @@ class Throttle:
         )
         pace = Pace(max_results_per_s=config.max_results_per_s, max_bytes_per_s=config.max_bytes_per_s, clock=clock)
         return cls(sink_name, sink, pace=pace, meter=meter, priorities=priorities, clock=clock, report=report)
+
+    @classmethod
+    def none(cls, sink_name: str, sink: Counter, *, clock: Clock, report: GateReport) -> "Throttle":
+        """No limits; what is sent is counted in memory alone."""
+        pace = Pace(max_results_per_s=0.0, max_bytes_per_s=0.0, clock=clock)
+        meter = Meter(sink_name, book=Tally(), max_bytes=0, starts_on=1, clock=clock)
+        return cls(sink_name, sink, pace=pace, meter=meter, priorities={}, clock=clock, report=report)
 
     @property
     def is_paused(self) -> bool:

@@ -19,6 +19,7 @@ from gatewayd.delivery import Delivery, Part, Settled
 from gatewayd.errors import BatchRefused, BatchTooLarge, ConfigError, SinkUnavailable
 from gatewayd.gate import Gate, GateReport, Room, Standing, reason_of
 from gatewayd.ports import Clock, Draw, Lease, Share, Sink, Spool, StoredResult
+from gatewayd.throttle import Throttle
 from gatewayd.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -90,6 +91,7 @@ class _Uplink:
     gate: Gate
     room: Room
     turns: Turns
+    throttle: Throttle
     crash: CrashPoint
 
 
@@ -103,6 +105,7 @@ async def run_uplink(
     draw: Draw,
     clock: Clock,
     report: UplinkReport,
+    throttle: Throttle | None = None,
     crash: CrashPoint = NO_CRASH,
 ) -> None:
     """Run until cancelled. One task a route, or two where live results go first: order within each, none between."""
@@ -127,6 +130,7 @@ async def run_uplink(
         gate=gate,
         room=room,
         turns=Turns(max_yield_s=config.max_yield_s, clock=clock),
+        throttle=throttle or Throttle.none(sink_name, sink, clock=clock, report=report),
         crash=crash,
     )
     async with asyncio.TaskGroup() as tasks:
@@ -144,6 +148,9 @@ async def _run_share(up: _Uplink, standing: Standing) -> None:
         up.turns.take(standing.route)  # until we know better
     while True:
         await up.gate.wait(standing)
+        if await up.throttle.wait():
+            _divide(up)
+            continue  # the gate may have closed meanwhile
         lease = await _lease(up, standing)
         if up.gate.is_away and len(lease.results) > up.room.limits(probe=True)[0]:
             await up.spool.nack(lease, delay_s=0.0)  # it went away while we waited: ask for it with less
@@ -162,7 +169,7 @@ async def _run_share(up: _Uplink, standing: Standing) -> None:
 
 
 async def _lease(up: _Uplink, standing: Standing) -> Lease:
-    limit, max_bytes = up.room.limits(probe=up.gate.is_away)
+    limit, max_bytes = up.throttle.limits(*up.room.limits(probe=up.gate.is_away))
     sink, route, share = up.sink_name, standing.route, standing.share
     if share == "live":
         lease = await up.spool.try_lease(sink, route, limit=limit, max_bytes=max_bytes, share=share)
@@ -186,11 +193,19 @@ async def _deliver(up: _Uplink, standing: Standing, delivery: Delivery) -> float
             return 0.0
         if standing.share == "older":
             await up.turns.give_way()
+        until_s = began_s + up.config.lease_s - up.config.timeout_s
+        fare = await up.throttle.enter(standing.route, part, is_live=standing.share == "live", until_s=until_s)
+        if fare is None:
+            return 0.0  # `throttle.wait` says when, or it is this one's turn soon
         ticket = up.gate.enter()
         if ticket is None:
+            up.throttle.leave(fare, is_sent=False)
             return 0.0  # not the time: `gate.wait` says when
         n_requests += 1
-        delay_s = await _send(up, standing, delivery, part, ticket)
+        try:
+            delay_s = await _send(up, standing, delivery, part, ticket)
+        finally:
+            up.throttle.leave(fare)
         if delay_s is not None:
             return delay_s
     return None

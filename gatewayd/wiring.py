@@ -41,6 +41,7 @@ from gatewayd.routing import Router, subscriptions
 from gatewayd.spool import SqliteSpool
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.telemetry import Telemetry
+from gatewayd.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +101,7 @@ class Parts:
     routes: dict[str, RoutePart]
     router: Router[Inlet]
     sinks: dict[str, Sink]
+    throttles: dict[str, Throttle]
     running_config: schema.Config  # as it runs now: the one it started with plus what reloads took over
     losses: Losses = field(default_factory=lambda: Losses({}))
     started_at_s: float = 0.0  # monotonic
@@ -168,6 +170,7 @@ async def build(
         routes=routes,
         router=_router(routes),
         sinks=built_sinks,
+        throttles=_throttles(ground, built_sinks, spool),
         running_config=config,
         started_at_s=ground.clock.monotonic(),
     )
@@ -193,6 +196,22 @@ def _open_spool(ground: Ground, on_event: Callable[[str, Mapping[str, object]], 
         refused_payload=partial(event_json, gateway=ground.gateway),
         crash=ground.environment.crash or "",
     )
+
+
+def _throttles(ground: Ground, sinks: Mapping[str, Sink], spool: SqliteSpool) -> dict[str, Throttle]:
+    priorities = {name: route.priority for name, route in ground.config.routes.items()}
+    return {
+        name: Throttle.of(
+            name,
+            sink,
+            ground.config.sinks[name],
+            book=spool.usage,
+            priorities=priorities,
+            clock=ground.clock,
+            report=ground.telemetry,
+        )
+        for name, sink in sinks.items()
+    }
 
 
 def _live(ground: Ground, source: Source) -> LivePublisher:

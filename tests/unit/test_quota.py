@@ -1,34 +1,15 @@
 """Months and caps, with clocks that are wrong in every way they can be."""
 
-from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatewayd.quota import UNDATED, Meter, day_of, month_after, month_of
+from gatewayd.quota import Meter, Tally, day_of, month_after, month_of
 from tests.sim.clock import ManualClock
 
 DAY_S = 86_400.0
-
-
-class MemoryBook:
-    """Implements gatewayd.quota.Book."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, int] = {}
-
-    def add(self, sink: str, day: str, n_bytes: int) -> None:
-        self.kept[day] = self.kept.get(day, 0) + n_bytes
-
-    def days(self, sink: str) -> Mapping[str, int]:
-        return dict(self.kept)
-
-    def date(self, sink: str, day: str) -> None:
-        n_bytes = self.kept.pop(UNDATED, 0)
-        if n_bytes:
-            self.add(sink, day, n_bytes)
 
 
 def seconds(text: str) -> float:
@@ -39,7 +20,7 @@ class Rig:
     """A meter, and a clock that can be set to anything."""
 
     def __init__(self, now: str, *, max_bytes: int = 1000, starts_on: int = 1) -> None:
-        self.book = MemoryBook()
+        self.book = Tally()
         self._max_bytes = max_bytes
         self._starts_on = starts_on
         self.set(now)
@@ -152,7 +133,7 @@ def test_what_is_sent_before_the_clock_is_synchronized_counts_and_gets_its_day_a
     rig.set("2026-11-21")
 
     assert rig.meter.month().n_bytes == 300
-    assert rig.book.kept == {"2026-11-21": 300}
+    assert rig.book.days("cloud") == {"2026-11-21": 300}
 
 
 def test_a_clock_of_which_nobody_can_say_is_believed() -> None:

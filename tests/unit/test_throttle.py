@@ -8,11 +8,11 @@ from structlog.testing import capture_logs
 
 from gatewayd.config import schema
 from gatewayd.pace import Fare
+from gatewayd.quota import Tally
 from gatewayd.throttle import Throttle
 from tests.sim.clock import ManualClock, settle
 from tests.sim.sink import Report
 from tests.sim.spool import results
-from tests.unit.test_quota import MemoryBook
 
 START = datetime(2026, 11, 30, 21, tzinfo=UTC).timestamp()
 HOUR_S = 3600.0
@@ -30,7 +30,7 @@ class Rig:
         self.clock.synced = True
         self.sink = Sink()
         self.report = Report()
-        self.book = MemoryBook()
+        self.book = Tally()
         self.throttle = Throttle.of(
             "cloud",
             self.sink,
@@ -114,7 +114,7 @@ async def test_a_used_up_month_is_waited_for_told_once_and_counted_as_an_outage(
     assert "2026-12-01" in logs[0]["hint"]
     assert "max_bytes_per_month" in logs[0]["hint"]
     assert rig.throttle.month().n_bytes == 0
-    assert rig.book.kept == {"2026-11-30": 100_001}
+    assert rig.book.days("cloud") == {"2026-11-30": 100_001}
 
 
 async def test_nothing_is_let_through_once_the_month_is_used_up() -> None:
