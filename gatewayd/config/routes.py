@@ -191,7 +191,7 @@ class Route(Section, frozen=True):
     ttl_s: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(
-            description="How long this route's results and journaled messages matter, in seconds; older ones expire (counted), whatever the wall clock says. Unset: for ever."
+            description="How long this route's results and journaled messages matter, in seconds; older ones expire (counted), whatever the wall clock says, time that the gateway is switched off included where its clock is synchronized before and after. A row may expire late by a hundredth of it (at least 1 s, at most a minute), and never early. Unset: for ever."
         ),
     ] = None
     drain: Annotated[

@@ -12,7 +12,6 @@ thinned out too. Flash is spared: a mark is set in a transaction that brings row
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import apsw
 import msgspec
@@ -178,12 +177,7 @@ class Ages:
 
     def entry(self, row: Sequence[object]) -> JournalEntry:
         """A row of the journal, its time corrected where that can be done."""
-        entry = read_entry(row)
-        corrections = self.segments.corrections
-        if not corrections.is_needed:
-            return entry
-        message = structs.replace(entry.message, time=corrections.of(entry.id, entry.message.time)[0])
-        return replace(entry, message=message)
+        return self.segments.corrections.of_entry(read_entry(row))
 
     def wants_number(self, last: int) -> bool:
         """Whether a transaction without rows should be made, with a sequence number of its own: so that the rows up

@@ -21,6 +21,7 @@ from gatewayd.spool.dead import COLUMNS, read_letter
 from gatewayd.spool.migrations import SEQ_MASK, route_range
 from gatewayd.spool.ranges import Range, read_ranges
 from gatewayd.spool.rows import read_entry
+from gatewayd.spool.segments import Corrections, read_segments
 from gatewayd.spool.sql import number, rows
 from gatewayd.spool.sums import UNSUMMED_UPTO, journal_sum, letter_sum, result_sum
 
@@ -94,6 +95,7 @@ class Browser:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
+        self._corrections = Corrections(read_segments(connection))
         self._unsummed_upto = number(
             connection, "SELECT CAST(value AS INTEGER) FROM state WHERE name = ?", (UNSUMMED_UPTO,)
         )
@@ -178,7 +180,7 @@ class Browser:
         entry, payload, props, _, checksum = row
         try:
             is_intact = self._is_unsummed(entry, checksum) or journal_sum(entry, payload, props) == checksum
-            value = read_entry(row) if is_intact else None
+            value = self._corrections.of_entry(read_entry(row)) if is_intact else None
         except _STRANGE:
             value = None
         return Row(id=row_id("journal", entry), route=route, value=value)
@@ -186,7 +188,8 @@ class Browser:
     def _result(
         self, row: tuple[Any, ...], route: str, positions: dict[str, tuple[int, list[Range]]], pick: Pick
     ) -> Row | None:
-        result, key, kind, subject, time, data, trace, checksum = row
+        result, key, kind, subject, stored_time, data, trace, checksum = row
+        time, clock = self._corrections.of(result, stored_time)
         waiting = tuple(sink for sink, (pos, ranges) in positions.items() if _waits(result, pos, ranges))
         if (pick.sink and pick.sink not in waiting) or not pick.has_time(time):
             return None
@@ -202,6 +205,7 @@ class Browser:
                     time=time,
                     data=data,
                     traceparent=trace,
+                    clock=clock,
                 )
         except _STRANGE:
             value = None

@@ -7,11 +7,13 @@ the same boot that was: the difference of the offsets is how wrong the clock had
 
 import secrets
 from bisect import bisect_right
+from dataclasses import replace
 from typing import NamedTuple
 
 import apsw
+from msgspec import structs
 
-from gatewayd.ports import Clock
+from gatewayd.ports import Clock, JournalEntry
 from gatewayd.spool.migrations import SEQ_MASK
 from gatewayd.spool.sql import rows
 from gatewayd.spool.sums import fields_sum
@@ -73,6 +75,13 @@ class Corrections:
         if index < 0:
             return time, ""
         return time + self._shifts[index], self._qualities[index]
+
+    def of_entry(self, entry: JournalEntry) -> JournalEntry:
+        """A message of the journal with the time it came at."""
+        if not self.is_needed:
+            return entry
+        message = structs.replace(entry.message, time=self.of(entry.id, entry.message.time)[0])
+        return replace(entry, message=message)
 
 
 def read_segments(connection: apsw.Connection) -> list[Segment]:

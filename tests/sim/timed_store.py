@@ -105,5 +105,10 @@ class Lives:
     def keys(self, route: str = "brief", sink: str = "cloud") -> list[str]:
         return [result.key for result in self.results(route, sink)]
 
+    def messages(self) -> list[RawMessage]:
+        """The journal, as it is read."""
+        rows = self.store.connection.execute("SELECT id, payload, props, attempts, sum FROM journal ORDER BY id")
+        return [self.store.ages.entry(row).message for row in rows.fetchall()]
+
     def books(self) -> Books:
         return self.store.read_books()

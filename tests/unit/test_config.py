@@ -49,6 +49,16 @@ def test_load_raises_with_all_errors_and_exits_by_config_error(tmp_path: Path) -
     assert f"{path}:2: source.port: 0 is too small (allowed: 1 to 65535)" in str(raised.value)
 
 
+def test_a_ttl_within_which_a_window_never_closes_is_a_mistake() -> None:
+    window = "[routes.pumps.window]\nevery_s = 60\ngrace_s = 5\n"
+
+    [problem] = problems_of(f"{ROUTE}ttl_s = 64\n{window}")
+
+    assert (problem.line, problem.key) == (4, "routes.pumps.ttl_s")
+    assert "at least 65" in str(problem)
+    assert problems_of(f"{ROUTE}ttl_s = 65\n{window}") == []
+
+
 def test_a_syntax_error_has_its_line_and_column() -> None:
     [problem] = problems_of("[web]\nport = = 1\n")
 

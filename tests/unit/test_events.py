@@ -47,6 +47,23 @@ def test_the_sdk_reads_our_event() -> None:
     assert read.get_data() == {"label": "worn", "score": 0.98}
 
 
+@pytest.mark.parametrize("quality", ["unsynced", "corrected"])
+def test_a_time_of_a_clock_that_was_not_right_is_marked_on_every_wire(quality: str) -> None:
+    stored = msgspec.structs.replace(STORED, clock=quality)
+
+    read = JSONFormat().read(CloudEvent, event_json(stored, "gw-1"))
+
+    assert read.get_extension("clockquality") == quality
+    assert ("clockquality", quality) in event_properties(stored, "/gateways/gw-1/routes/pumps")
+    assert event_attributes(stored, "gw-1")["clockquality"] == quality
+    assert parse_event(event_json(stored, "gw-1")).clockquality == quality
+
+
+def test_a_time_that_is_right_is_not_marked() -> None:
+    assert b"clockquality" not in event_json(STORED, "gw-1")
+    assert "clockquality" not in event_attributes(STORED, "gw-1")
+
+
 def test_we_read_the_sdks_event() -> None:
     made = CloudEvent(
         {"id": "1", "source": "/gateways/g/routes/r", "type": "dev.gatewayd.result.alert", "specversion": "1.0"},
