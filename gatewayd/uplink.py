@@ -24,7 +24,7 @@ from gatewayd.turns import Turns
 
 log = structlog.get_logger(__name__)
 
-_PROBES = 4  # while a sink is away live results ask for it so often before older ones may
+_PROBES = 8  # while a sink is away live results ask for it so often, then older ones may once
 _SHARES: tuple[Share, ...] = ("live", "older")
 
 

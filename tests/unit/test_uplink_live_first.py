@@ -54,17 +54,17 @@ async def test_the_first_that_arrives_after_an_outage_is_a_fresh_one(bench: Benc
     bench.is_down()
 
     async with bench.running("pumps", live_first=LIVE_FIRST):
-        for n in range(300):
+        for n in range(100):
             bench.spool.add(results("pumps", 1, first=n))
             await bench.clock.advance(1.0)
         bench.is_up()
-        for n in range(300, 700):
+        for n in range(100, 400):
             bench.spool.add(results("pumps", 1, first=n))
             await bench.clock.advance(1.0)
 
     sent = numbers(bench.sink.stored)
-    last_failed_s = max(at for at, _, _ in bench.sink.requests if at < 300)
-    assert sorted(sent) == list(range(700))
+    last_failed_s = max(at for at, _, _ in bench.sink.requests if at < 100)
+    assert sorted(sent) == list(range(400))
     assert sent[0] > last_failed_s  # stored after the last request that failed
     waiting = [n for n in sent if n <= last_failed_s]
     assert waiting == sorted(waiting)
