@@ -77,10 +77,11 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
             }
             for name, part in parts.routes.items()
         },
-        "sinks": {name: {"state": _sink_state(parts, name)} for name in parts.sinks},
+        "sinks": {name: _sink(parts, name) for name in parts.sinks},
         "spool": {
             "used_bytes": parts.spool.used_bytes,
             "max_bytes": parts.ground.config.spool.max_bytes,
+            "written_bytes": parts.spool.written_bytes,
             "pending": _pending(parts, depths),
             "in_memory": parts.spool.rings.sizes(),  # results that a power cut would take, by route
             "journaled": dict(depths.journaled),
@@ -99,7 +100,21 @@ def _pending(parts: Parts, depths: Depths) -> dict[str, int]:
     return pending
 
 
+def _sink(parts: Parts, name: str) -> dict[str, Any]:
+    month = parts.throttles[name].month()
+    return {
+        "state": _sink_state(parts, name),
+        "today_bytes": month.today_bytes,
+        "month_bytes": month.n_bytes,
+        "month_began": month.begins,
+        "month_ends": month.ends,
+        "max_bytes_per_month": month.max_bytes,  # 0: no cap
+    }
+
+
 def _sink_state(parts: Parts, name: str) -> str:
+    if parts.throttles[name].is_paused:
+        return "over its monthly cap"
     reachable = parts.ground.telemetry.reachable(name)
     return {None: "nothing sent yet", True: "confirms", False: "away"}[reachable]
 
@@ -117,7 +132,30 @@ def observe(parts: Parts, depths: Depths) -> None:
     telemetry.observe("gatewayd.spool.oldest.age", lambda: depths.oldest_age_s)
     telemetry.observe("gatewayd.dead_letters.kept", lambda: float(depths.dead_letters))
     telemetry.observe("gatewayd.process.memory", _resident_bytes)
+    telemetry.observe("gatewayd.process.written", _written_bytes)
+    telemetry.observe("gatewayd.spool.written", lambda: float(parts.spool.written_bytes))
+    _observe_sinks(parts)
     telemetry.observe_models(parts.models.stats)
+
+
+def _observe_sinks(parts: Parts) -> None:
+    telemetry, sinks, throttles = parts.ground.telemetry, parts.sinks, parts.throttles
+    caps = {name: throttle.month().max_bytes for name, throttle in throttles.items()}
+    telemetry.observe("gatewayd.uplink.wire", lambda: {(name,): sink.sent_bytes for name, sink in sinks.items()})
+    telemetry.observe(
+        "gatewayd.uplink.month", lambda: {(name,): one.month().n_bytes for name, one in throttles.items()}
+    )
+    telemetry.observe("gatewayd.uplink.quota", lambda: {(name,): float(cap) for name, cap in caps.items() if cap})
+
+
+def _written_bytes() -> float:
+    """Bytes this process caused to be sent to the storage layer; 0 where the kernel does not count. Source: proc(5)."""
+    try:
+        with open("/proc/self/io", "rb") as file:  # noqa: PTH123 - read at every collection
+            lines = dict(line.split(b": ") for line in file.read().splitlines())
+    except OSError:
+        return 0.0
+    return float(lines.get(b"write_bytes", b"0"))
 
 
 def _resident_bytes() -> float:

@@ -52,9 +52,17 @@ def _print(status: dict[str, Any]) -> None:
         for name, row in status["routes"].items()
     ]
     print_table("Routes", ["route", "handler", "state", "waiting", "journaled"], routes)
-    sinks = [(name, row["state"], spool["pending"].get(name, 0)) for name, row in status["sinks"].items()]
-    print_table("Sinks", ["sink", "state", "pending"], sinks)
+    sinks = [
+        (name, row["state"], spool["pending"].get(name, 0), human_bytes(row["today_bytes"]), _month(row))
+        for name, row in status["sinks"].items()
+    ]
+    print_table("Sinks", ["sink", "state", "pending", "sent today", "this month"], sinks)
     typer.echo(
         f"Spool: {human_bytes(spool['used_bytes'])} of {human_bytes(spool['max_bytes'])}, "
         f"oldest result {spool['oldest_age_s']:.0f} s, {spool['dead_letters']} dead letters"
     )
+
+
+def _month(sink: dict[str, Any]) -> str:
+    sent, cap = human_bytes(sink["month_bytes"]), sink["max_bytes_per_month"]
+    return f"{sent} of {human_bytes(cap)}" if cap else sent

@@ -7,10 +7,14 @@ import apsw
 import msgspec
 import pytest
 
+from gatewayd.config import schema
 from gatewayd.errors import ModelError
+from gatewayd.quota import Tally
 from gatewayd.status import Depths, observe, run_depths, status
-from tests.sim.clock import settle
+from gatewayd.throttle import Throttle
+from tests.sim.clock import ManualClock, settle
 from tests.sim.handlers import Scripted
+from tests.sim.sink import MemorySink
 from tests.sim.stages import stages, until
 
 
@@ -89,3 +93,43 @@ async def test_a_look_that_fails_keeps_the_old_figures_and_ends_nothing(
     await settle()
     assert not task.done()
     task.cancel()
+
+
+async def test_a_sink_says_what_it_has_sent_and_that_its_month_is_used_up(tmp_path: Path) -> None:
+    async with stages(tmp_path, {"r": Scripted()}) as rig:
+        clock = ManualClock()
+        sink = MemorySink(clock)
+        config = schema.HttpSink(url="http://x/", max_bytes_per_month=1000)
+        throttle = Throttle.of("cloud", sink, config, book=Tally(), priorities={}, clock=clock, report=rig.telemetry)
+        rig.parts.sinks["cloud"], rig.parts.throttles["cloud"] = sink, throttle
+        observe(rig.parts, Depths())
+        fare = await throttle.enter("r", (), is_live=False, until_s=clock.monotonic() + 1)
+        assert fare is not None
+        sink.sent_bytes += 1500
+        throttle.leave(fare)
+        waiting = asyncio.ensure_future(throttle.wait())
+        await settle()
+
+        said = status(rig.parts, Depths())["sinks"]["cloud"]
+        page = (await asyncio.to_thread(rig.telemetry.prometheus)).decode()
+        waiting.cancel()
+
+    assert said["state"] == "over its monthly cap"
+    assert (said["today_bytes"], said["month_bytes"], said["max_bytes_per_month"]) == (1500, 1500, 1000)
+    assert 'gatewayd_uplink_wire_bytes_total{sink="cloud"} 1500.0' in page
+    assert 'gatewayd_uplink_month_bytes{sink="cloud"} 1500.0' in page
+    assert 'gatewayd_uplink_quota_bytes{sink="cloud"} 1000.0' in page
+    assert 'gatewayd_sink_outages_total{reason="quota",sink="cloud"} 1.0' in page
+
+
+async def test_what_is_written_is_counted(tmp_path: Path) -> None:
+    async with stages(tmp_path, {"r": Scripted()}) as rig:
+        observe(rig.parts, Depths())
+        rig.send(1, 2)
+        await rig.acked(2)
+
+        page = (await asyncio.to_thread(rig.telemetry.prometheus)).decode()
+        figures = dict(line.split() for line in page.splitlines() if line.startswith("gatewayd_") and "{" not in line)
+
+    assert float(figures["gatewayd_spool_written_bytes_total"]) > 4096
+    assert "gatewayd_process_written_bytes_total" in figures

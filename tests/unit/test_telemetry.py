@@ -56,6 +56,9 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.observe("gatewayd.llm.tokens", lambda: {("m", "input"): 10.0})
     telemetry.loop_lagged(0.01)
     telemetry.observe("gatewayd.model.calls", lambda: {("m",): 1.0})
+    telemetry.observe("gatewayd.uplink.wire", lambda: {("s",): 1.0})
+    telemetry.observe("gatewayd.spool.written", lambda: 1.0)
+    telemetry.observe("gatewayd.process.written", lambda: 1.0)
     for name, instrument in INSTRUMENTS.items():
         if instrument.kind == "gauge" and name not in ("gatewayd.build.info", "gatewayd.sink.reachable"):
             labels = tuple("x" for _ in instrument.attributes)
