@@ -70,6 +70,11 @@ class Checked:
         """Rows of `JOURNAL` in (first, last], in order. Raises DamagedRowsError."""
         return self._rows("journal", JOURNAL, first, last, limit)
 
+    def journal_rows(self, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """Rows of `JOURNAL` by id, in that order; those that are gone are left out. Raises DamagedRowsError."""
+        for row in ids:
+            yield from self.journal(row - 1, row, 1)
+
     def check(self, table: str, row: tuple[Any, ...]) -> None:
         """Raises DamagedRowsError."""
         if not self.is_whole(table, row):

@@ -1,7 +1,7 @@
 """Opening the spool: lock, file, state; then the config's routes and sinks, and a cap that may have been lowered."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,22 @@ class Mended:
     aside: Path  # where it is kept
     found: Salvaged
     removed: list[Path]  # older ones that are no longer kept
+
+    def report(self, on_event: Callable[[str, Mapping[str, object]], None]) -> None:
+        """Say so, in the log and as events."""
+        found = self.found
+        fields = {
+            "n_salvaged": found.n_salvaged,
+            "n_unknown": found.n_unknown,
+            "n_gaps": found.n_gaps,
+            "n_bad": found.n_bad,
+            "has_books": found.has_books,
+        }
+        log.error("spool was damaged, what could be read of it is in a fresh one", kept_in=str(self.aside), **fields)
+        on_event("damaged", {"moved_to": str(self.aside), **fields})
+        for folder in self.removed:
+            log.warning("an older damaged spool is removed, see spool.max_corrupt_kept", folder=str(folder))
+            on_event("corrupt_removed", {"folder": str(folder)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,13 @@ refused is counted from the rows that were there, pending, when it was resolved.
 
 from collections.abc import Callable, Sequence
 
-import apsw
-
 from gatewayd.ports import DeadLetter, Share, StoredResult
+from gatewayd.spool.damaged import Checked
 from gatewayd.spool.in_flight import InFlight
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import route_range
 from gatewayd.spool.positions import Positions
 from gatewayd.spool.segments import Segments
-
-_RESULTS = (
-    "SELECT id, key, kind, subject, time, data, traceparent FROM results WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
-)
 
 
 class Outgoing:
@@ -26,14 +21,14 @@ class Outgoing:
 
     def __init__(
         self,
-        connection: apsw.Connection,
+        checked: Checked,
         positions: Positions,
         ledger: Ledger,
         leased: InFlight,
         segments: Segments,
         bury: Callable[[Sequence[DeadLetter]], None],
     ) -> None:
-        self._connection = connection
+        self._checked = checked
         self._positions = positions
         self._ledger = ledger
         self._leased = leased
@@ -45,7 +40,7 @@ class Outgoing:
     ) -> tuple[StoredResult, ...]:
         """The oldest results of the share that the sink has not had: at least one, if there is one, whatever its size.
 
-        They are in flight from here on.
+        They are in flight from here on. Raises DamagedRowsError.
         """
         if self._positions.get(route, sink) is None:
             return ()
@@ -56,9 +51,7 @@ class Outgoing:
         taken: list[StoredResult] = []
         n_bytes = 0
         for first, last in self._positions.gaps(route, sink, after=after, upto=upto):
-            for row, key, kind, subject, time, data, trace in self._connection.execute(
-                _RESULTS, (first, last, limit - len(taken))
-            ):
+            for row, key, kind, subject, time, data, trace, _ in self._checked.results(first, last, limit - len(taken)):
                 n_bytes += len(data)
                 if taken and n_bytes > max_bytes:
                     break

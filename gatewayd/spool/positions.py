@@ -78,6 +78,11 @@ class Positions:
             self.route_ids[route] = known
         return known
 
+    def own(self, route: str, ids: Sequence[int]) -> list[int]:
+        """Those of the row ids that are the route's."""
+        first, end = route_range(self.route_ids.get(route, 0))
+        return [row for row in ids if first < row < end]
+
     def sinks(self, route: str) -> tuple[str, ...]:
         """Who wants the route's results."""
         return self._sinks.get(route, ())

@@ -34,10 +34,10 @@ class RecentKeys:
     def load(self, connection: apsw.Connection, route_id: int) -> None:
         """Remember the newest rows on disk."""
         rows = connection.execute(
-            "SELECT key FROM results WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?",
+            "SELECT CAST(key AS BLOB) FROM results WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?",
             (*route_range(route_id), 2 * self._half),
         )
-        self.old = {key for (key,) in rows}
+        self.old = {key.decode(errors="replace") for (key,) in rows}
 
     def commit(self) -> None:
         """The transaction is on disk."""

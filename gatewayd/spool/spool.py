@@ -21,7 +21,8 @@ from gatewayd.errors import FatalError, SpoolFull
 from gatewayd.ports import Clock, DeadLetter, JournalEntry, Lease, Share, StoredResult, Work
 from gatewayd.spool.books import Books
 from gatewayd.spool.claims import Claim, Claims
-from gatewayd.spool.opening import Mended, Opened, open_store
+from gatewayd.spool.damaged import DamagedRowsError
+from gatewayd.spool.opening import Opened, open_store
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.rings import Rings
 from gatewayd.spool.shares import Shares
@@ -43,21 +44,6 @@ def ignore_event(_name: str, _attributes: Mapping[str, object]) -> None:
 def result_as_payload(result: StoredResult) -> bytes:
     """What a refused result is buried as, unless the caller knows better: its data alone."""
     return result.data
-
-
-def _report(mended: Mended, on_event: OnEvent) -> None:
-    found = mended.found
-    fields = {
-        "n_salvaged": found.n_salvaged,
-        "n_unknown": found.n_unknown,
-        "n_gaps": found.n_gaps,
-        "n_bad": found.n_bad,
-    }
-    log.error("spool was damaged, what could be read of it is in a fresh one", kept_in=str(mended.aside), **fields)
-    on_event("damaged", {"moved_to": str(mended.aside), **fields})
-    for folder in mended.removed:
-        log.warning("an older damaged spool is removed, see spool.max_corrupt_kept", folder=str(folder))
-        on_event("corrupt_removed", {"folder": str(folder)})
 
 
 class SqliteSpool:
@@ -129,7 +115,7 @@ class SqliteSpool:
         spool = cls(opened, config=config, clock=clock, on_event=on_event, crash=point)
         spool._refused_payload = refused_payload
         if opened.mended is not None:
-            _report(opened.mended, on_event)
+            opened.mended.report(on_event)
         spool._writer.start()
         return spool
 
@@ -214,14 +200,14 @@ class SqliteSpool:
 
     async def journal(self, route: str, *, after: int, limit: int) -> Sequence[JournalEntry]:
         """See ports.Spool."""
-        entries: Sequence[JournalEntry] = await self._do(
-            partial(self._store.read_journal, route, after, limit), is_read=True
+        entries: Sequence[JournalEntry] = await self._read_rows(
+            partial(self._store.journaled.read, route, after, limit)
         )
         return entries
 
     async def journal_get(self, route: str, ids: Sequence[int]) -> Sequence[JournalEntry]:
         """See ports.Spool."""
-        entries: Sequence[JournalEntry] = await self._do(partial(self._store.get_journal, route, ids), is_read=True)
+        entries: Sequence[JournalEntry] = await self._read_rows(partial(self._store.journaled.get, route, ids))
         return entries
 
     async def begin(self, route: str, ids: Sequence[int]) -> None:
@@ -337,7 +323,7 @@ class SqliteSpool:
         boundary_seq = self._shares.boundary_seq(sink, route)
         read = partial(self._store.outgoing.read, route, sink, share, boundary_seq, limit, max_bytes)
         try:
-            results: tuple[StoredResult, ...] = await self._read(read)
+            results: tuple[StoredResult, ...] = await self._read_rows(read)
         except BaseException:
             claim.wake()  # what was not looked at is looked at next time
             # Cancelled: the rows may be read all the same, and nobody holds them then.
@@ -364,6 +350,13 @@ class SqliteSpool:
 
     def _read(self, run: Callable[[], Any]) -> "asyncio.Future[Any]":
         return self._do(run, is_read=True)
+
+    async def _read_rows(self, run: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return await self._read(run)
+            except DamagedRowsError as found:
+                await self._do(partial(self._store.damaged.run, found))
 
     def _future(self) -> "asyncio.Future[Any]":
         if self._is_closed:

@@ -12,23 +12,25 @@ import apsw
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import FatalError, SpoolFull
-from gatewayd.ports import Clock, DeadLetter, JournalEntry, NewResult, RawMessage, Work
+from gatewayd.ports import Clock, DeadLetter, NewResult, RawMessage, Work
 from gatewayd.spool import expiry, sql
 from gatewayd.spool.ages import Ages
 from gatewayd.spool.ballast import ballast_bytes_for
 from gatewayd.spool.books import Books, read_books
 from gatewayd.spool.cap import REASON, Cap
 from gatewayd.spool.chores import Chore
+from gatewayd.spool.damaged import Checked, GiveUp, check_ids
 from gatewayd.spool.dead import DeadLetters
 from gatewayd.spool.holds import Holds
 from gatewayd.spool.in_flight import InFlight
+from gatewayd.spool.journaled import Journaled
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_MASK, route_range
 from gatewayd.spool.outgoing import Outgoing
 from gatewayd.spool.policy import DEFAULT, RoutePolicy
 from gatewayd.spool.positions import Positions
 from gatewayd.spool.recent import MAX_KEYS, RecentKeys, Seen
-from gatewayd.spool.rows import encode_props, read_entry
+from gatewayd.spool.rows import encode_props
 from gatewayd.spool.sums import journal_sum, result_sum
 
 OnEvent = Callable[[str, Mapping[str, object]], None]
@@ -62,7 +64,10 @@ class Store:
         self.ages = Ages(clock, policies)
         self.holds = Holds(self.ages)
         self.positions = Positions(connection)
-        self.outgoing = Outgoing(connection, self.positions, self.ledger, self.leased, self.ages.segments, self._bury)
+        self.checked = Checked(connection)
+        self.damaged = GiveUp(connection, self.checked, self.positions, self.ledger, self._bury, emit)
+        self.journaled = Journaled(self.checked, self.positions, self.ages)
+        self.outgoing = Outgoing(self.checked, self.positions, self.ledger, self.leased, self.ages.segments, self._bury)
         self.cap = Cap(
             connection,
             path,
@@ -118,6 +123,7 @@ class Store:
     def start(self) -> None:
         """Read everything that is kept in memory."""
         self.load()
+        check_ids(self._connection, self.positions.route_ids, self._seq)
         self.seen.load(self._connection)
         self.ages.load(self._connection)
         self.holds.load(self._connection)
@@ -130,18 +136,16 @@ class Store:
         self._written_seq = self._seq = sql.number(self._connection, "SELECT value FROM meta WHERE name = 'seq'")
         self.ledger.load(self._connection)
         self.positions.load()
+        self.checked.load()
         self.dead.load()
         self._attempts = dict(sql.rows(self._connection, "SELECT identity, n FROM attempts ORDER BY id"))
         self.cap.load()
         self._is_stale = False
 
     def _read_all(self) -> None:
-        # SQLite's check looks at pages, not at what is in the rows; one of them that makes no sense would stop a route.
-        for _ in self._connection.execute("SELECT key, kind, subject, traceparent FROM results"):
-            pass
-        for row in self._connection.execute("SELECT * FROM journal"):
-            read_entry(row)
-        read_books(self._connection)
+        # SQLite's check looks at pages, not at what is in them. Rows are checked when they are read, see `damaged`.
+        if not read_books(self._connection).balanced:
+            raise apsw.CorruptError("the books do not balance")
 
     def reconcile(self, routes: Mapping[str, Sequence[str]], sinks: Collection[str]) -> list[tuple[str, str, int]]:
         """Take over the routes and sinks of the config; (route, sink, results given up)."""
@@ -226,7 +230,7 @@ class Store:
 
     def count_attempts(self, route: str, ids: Sequence[int]) -> None:
         """An attempt at handling these journal rows is about to be made."""
-        own = self._own(route, ids)
+        own = self.positions.own(route, ids)
         for _ in sql.by_ids(self._connection, "UPDATE journal SET attempts = attempts + 1 WHERE id IN", own):
             pass
 
@@ -242,28 +246,9 @@ class Store:
             self._forget_attempts([next(iter(self._attempts))])
         return n
 
-    def read_journal(self, route: str, after: int, limit: int) -> list[JournalEntry]:
-        """The route's journal after an id, oldest first."""
-        route_id = self.positions.route_ids.get(route)
-        if route_id is None:
-            return []
-        first, end = route_range(route_id)
-        query = "SELECT * FROM journal WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
-        return [self.ages.entry(row) for row in self._connection.execute(query, (max(first, after), end, limit))]
-
-    def get_journal(self, route: str, ids: Sequence[int]) -> list[JournalEntry]:
-        """Journal rows of the route by id, in the order asked for."""
-        rows = sql.by_ids(self._connection, "SELECT * FROM journal WHERE id IN", self._own(route, ids))
-        entries = {row[0]: self.ages.entry(row) for cursor in rows for row in cursor.fetchall()}
-        return [entries[row] for row in ids if row in entries]
-
     def read_books(self) -> Books:
         """Both books, counted from the rows."""
         return read_books(self._connection)
-
-    def _own(self, route: str, ids: Sequence[int]) -> list[int]:
-        first, end = route_range(self.positions.route_ids.get(route, 0))
-        return [row for row in ids if first < row < end]
 
     def next_rows(self, route: str, n: int) -> range:
         """The ids of `n` new rows of the route."""
