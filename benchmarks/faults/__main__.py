@@ -18,12 +18,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.faults import (
+    broker,
     clocks,
     compared,
+    fuzz,
     kills,
     links,
     offline,
     points,
+    soak,
     spool_damage,
     spool_full,
     spool_images,
@@ -36,6 +39,11 @@ from benchmarks.faults.table import markdown, table
 from tests.sim.mosquitto import find_mosquitto
 from tests.sim.oracle import Line
 
+
+def _both(run: Run) -> list[Part]:
+    return broker.parts(run) + fuzz.parts(run)
+
+
 CASES: Mapping[int, tuple[str, Case]] = {
     1: ("kill -9 at random moments", kills.parts),
     2: ("kill -9 at every named point", points.parts),
@@ -45,8 +53,10 @@ CASES: Mapping[int, tuple[str, Case]] = {
     6: ("links that break, stand still and lie", links.parts),
     7: ("a cloud that misbehaves", storm.parts),
     8: ("a long time offline, then the drain", offline.parts),
+    9: ("duplicates, a flood, poison and nonsense", _both),
     10: ("a wrong clock", clocks.parts),
     11: ("damaged databases", spool_damage.parts),
+    12: ("a mixed soak", soak.parts),
 }
 ALTERNATIVES: Mapping[int, Case] = {1: compared.kill_parts, 8: compared.offline_parts}
 _RESULTS = Path(__file__).parents[1] / "results"

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from benchmarks.faults.bench import Part, Run
 from tests.sim.oracle import Line, judge
-from tests.sim.proxy import Proxy, Toxic
+from tests.sim.proxy import Direction, Proxy, Toxic
 from tests.sim.rig import Bench, bench
 
 _PER_S = 300
+WAYS: tuple[Direction, ...] = ("upstream", "downstream")
 Play = Callable[["Links", int], int]  # the links and how much of it; how many faults there were
 
-_SLOW = [Toxic(kind="latency", direction=way, latency_ms=150, jitter_ms=100) for way in ("upstream", "downstream")]
+_SLOW = [Toxic(kind="latency", direction=way, latency_ms=150, jitter_ms=100) for way in WAYS]
 _NARROW = [
     Toxic(kind="bandwidth", direction="upstream", rate_bytes_per_s=200_000),
     Toxic(kind="slicer", direction="downstream", average_bytes=40, variation_bytes=30, delay_ms=0.5),
@@ -78,7 +79,7 @@ def _lossy(links: Links, n: int) -> int:
     """Connections that end in the middle of a packet or a request, or after the answer was sent and before it came."""
     before = sum(proxy.n_connections for proxy in links.both)
     for _ in range(n):
-        way = links.chance.choice(["upstream", "downstream"])
+        way = links.chance.choice(WAYS)
         limit = Toxic(kind="limit_data", direction=way, max_bytes=links.chance.randint(50, 20_000))
         reset = Toxic(kind="reset_peer", direction="downstream", timeout_ms=links.chance.randint(0, 200), toxicity=0.5)
         links.put([limit, reset], 1.0)
@@ -88,7 +89,7 @@ def _lossy(links: Links, n: int) -> int:
 def _half_open(links: Links, n: int) -> int:
     """Nothing passes and nobody is told: found out by the keepalive and the request's time limit."""
     for _ in range(n):
-        links.put([Toxic(kind="timeout", direction=way) for way in ("upstream", "downstream")], 6.0)
+        links.put([Toxic(kind="timeout", direction=way) for way in WAYS], 6.0)
         time.sleep(1.0)
     return n
 

@@ -152,7 +152,7 @@ async def _full(book: Book, fill: Callable[[], None], empty: Callable[[], None])
 
 
 async def _read_only(book: Book, remount: Callable[[str], None]) -> None:
-    """The file system turns read-only under a spool in use, as ext4 does after an error, and is mended."""
+    """The file system is read-only at the start, as ext4 is after an error, and is mended."""
     async with asyncio.timeout(_WITHIN_S):
         spool = book.open()
         await book.put(spool, 300)

@@ -140,8 +140,9 @@ class Device(threading.Thread):
 class Ledger:
     """What the cloud got, read from its file (one CloudEvent a line, duplicates included) as that grows."""
 
-    def __init__(self, file: Path, seed: int, n_pad: int = 0) -> None:
+    def __init__(self, file: Path, seed: int, n_pad: int = 0, route: str = "") -> None:
         self._file = file
+        self._source_end = f"/{route}" if route else ""  # other routes' events are somebody else's
         self._seed = seed
         self._n_pad = n_pad
         self._offset = 0
@@ -174,6 +175,8 @@ class Ledger:
                 yield line
 
     def _take(self, event: dict[str, Any]) -> None:
+        if not event["source"].endswith(self._source_end):
+            return
         self.n_arrived += 1
         id_ = event["source"], event["id"]
         if id_ in self._ids:
