@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from gatewayd.cli import EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE
+from gatewayd.cli.options import ConfigOption, JsonOption
+from gatewayd.cli.spool_app import spool
 
 app = typer.Typer(
     name="gatewayd",
@@ -16,16 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-spool = typer.Typer(help="Look into the spool: works beside a running daemon.", no_args_is_help=True)
 models = typer.Typer(help="Model bundles: list, verify, fetch, fit.", no_args_is_help=True)
 app.add_typer(spool, name="spool")
 app.add_typer(models, name="models")
-
-SYSTEM_CONFIG = Path("/etc/gatewayd/gatewayd.toml")
-
-
-def _default_config() -> Path:
-    return SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else Path("config.toml")
 
 
 def _run(coroutine: Coroutine[Any, Any, bool | None]) -> bool:
@@ -33,19 +28,6 @@ def _run(coroutine: Coroutine[Any, Any, bool | None]) -> bool:
     import asyncio
 
     return bool(asyncio.run(coroutine))
-
-
-ConfigOption = Annotated[
-    Path,
-    typer.Option(
-        "--config",
-        "-c",
-        default_factory=_default_config,
-        show_default=f"{SYSTEM_CONFIG}, else ./config.toml",
-        help="Config file.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, for scripts.")]
 
 
 def _version(wanted: bool) -> None:
@@ -148,35 +130,6 @@ def doctor(config: ConfigOption, as_json: JsonOption = False) -> None:
 
     if not _run(examine(config, as_json=as_json)):
         raise typer.Exit(EXIT_FAILED)
-
-
-@spool.command("status")
-def spool_status(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Rows, bytes, oldest age."""
-    from gatewayd.cli.spool import print_status
-
-    print_status(config, as_json=as_json)
-
-
-@spool.command("audit")
-def spool_audit(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """The two books: what came in, what came of it, and where it is. Exit status 1 if they do not balance."""
-    from gatewayd.cli.spool import print_books
-
-    if not print_books(config, as_json=as_json):
-        raise typer.Exit(EXIT_FAILED)
-
-
-@spool.command("dead")
-def spool_dead(
-    config: ConfigOption,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
-    as_json: JsonOption = False,
-) -> None:
-    """Dead letters: what was put aside, and why."""
-    from gatewayd.cli.spool import print_dead
-
-    print_dead(config, limit=limit, as_json=as_json)
 
 
 @models.command("ls")

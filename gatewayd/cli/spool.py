@@ -8,16 +8,25 @@ import msgspec
 import typer
 
 from gatewayd.cli.output import human_bytes, print_json, print_table
-from gatewayd.config.environment import read_environment, resolve_paths
+from gatewayd.config.environment import gateway_id, read_environment, resolve_paths
 from gatewayd.config.load import load
 from gatewayd.errors import ConfigError, GatewaydError
-from gatewayd.events import event_time
 from gatewayd.spool.reader import SpoolReader
+
+
+def spool_of(config: Path) -> Path:
+    """The spool file that this config's daemon uses."""
+    return resolve_paths(load(config), read_environment(), config).spool
+
+
+def gateway_of(config: Path) -> str:
+    """The gateway's name, which is part of every event."""
+    return gateway_id(load(config))
 
 
 def open_reader(config: Path) -> SpoolReader:
     """The spool that this config's daemon uses. Raises GatewaydError when there is none yet."""
-    path = resolve_paths(load(config), read_environment(), config).spool
+    path = spool_of(config)
     if not path.exists():
         raise GatewaydError(f"{path}: no spool yet; it is made when the daemon first runs")
     try:
@@ -25,7 +34,8 @@ def open_reader(config: Path) -> SpoolReader:
     except ConfigError as error:  # the config is right; what it names is not a spool that can be read
         failure = GatewaydError(error.problem)
         failure.hint = (
-            "is it yours to read (sudo -u gatewayd)? was it written by this version? else see `gatewayd doctor`"
+            "is it yours to read (sudo -u gatewayd)? was it written by this version? "
+            "`gatewayd spool fsck` says whether it is damaged"
         )
         raise failure from error
 
@@ -49,8 +59,10 @@ def print_books(config: Path, *, as_json: bool) -> bool:
     """The two books. True when they balance."""
     with open_reader(config) as reader:
         books = reader.books()
+    nonzero = {place: {reason: n for reason, n in reasons.items() if n} for place, reasons in books.reasons.items()}
+    all_reasons = {place: reasons for place, reasons in nonzero.items() if reasons}  # without what was taken back
     if as_json:
-        print_json({**books.totals(), "routes": books.messages, "sinks": books.results, "reasons": books.reasons})
+        print_json({**books.totals(), "routes": books.messages, "sinks": books.results, "reasons": all_reasons})
         return books.balanced
     lines = ["received", "handled", "journaled", "dead", "dropped", "evicted", "expired"]
     rows = [(route, *(book.get(line, 0) for line in lines)) for route, book in books.messages.items()]
@@ -66,7 +78,7 @@ def print_books(config: Path, *, as_json: bool) -> bool:
     print_table(
         "Results: produced = delivered + pending + refused + evicted + expired", ["route -> sink", *lines], rows
     )
-    for place, reasons in books.reasons.items():
+    for place, reasons in all_reasons.items():
         book, *names, line = place.split("/")
         counted = ", ".join(f"{reason} {n}" for reason, n in reasons.items())
         typer.echo(f"{book} {line}, {' -> '.join(names)}: {counted}")
@@ -74,26 +86,3 @@ def print_books(config: Path, *, as_json: bool) -> bool:
         typer.echo(f"{books.n_purged} dead letters are no longer kept; the books still count them.")
     typer.echo("Both books balance." if books.balanced else "THE BOOKS DO NOT BALANCE.")
     return books.balanced
-
-
-def print_dead(config: Path, *, limit: int, as_json: bool) -> None:
-    """The newest dead letters."""
-    with open_reader(config) as reader:
-        letters = reader.dead_letters(limit=limit)
-    if as_json:
-        print_json(
-            [
-                {**msgspec.structs.asdict(letter), "payload": letter.payload.decode(errors="replace")}
-                for letter in letters
-            ]
-        )
-        return
-    if not letters:
-        typer.echo("No dead letters.")
-        return
-    rows = [
-        (event_time(letter.time), letter.route, letter.sink or "-", letter.reason, letter.topic, letter.detail[:200])
-        for letter in letters
-    ]
-    print_table("Dead letters, newest first", ["time", "route", "sink", "reason", "topic", "detail"], rows)
-    typer.echo("Payloads: --json")

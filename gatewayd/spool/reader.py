@@ -49,7 +49,7 @@ class SpoolReader:
         """Open the spool file `path`. Raises ConfigError when there is none, or not one that we can read."""
         connection = None
         try:
-            connection = _connect(path)
+            connection = connect(path)
             connection.set_busy_timeout(BUSY_MS)
             version = int(connection.pragma("user_version"))
         except (apsw.Error, OSError) as error:
@@ -94,8 +94,8 @@ class SpoolReader:
             journaled=number(self._connection, "SELECT count(*) FROM journal"),
             dead_letters=number(self._connection, "SELECT count(*) FROM dead"),
             used_bytes=pages * PAGE_BYTES,
-            file_bytes=_size(self._path),
-            wal_bytes=_size(self._path.with_name(self._path.name + "-wal")),
+            file_bytes=file_bytes(self._path),
+            wal_bytes=file_bytes(self._path.with_name(self._path.name + "-wal")),
             oldest_time=self._oldest_time(),
         )
 
@@ -145,9 +145,10 @@ class SpoolReader:
         return min((time for time in oldest if time is not None), default=None)
 
 
-def _connect(path: Path) -> apsw.Connection:
-    """Nothing is left beside a spool that nobody uses: it is not going to change, so SQLite needs no files of its own.
+def connect(path: Path) -> apsw.Connection:
+    """A connection that cannot write. Raises apsw's errors.
 
+    Nothing is left beside a spool that nobody uses: it is not going to change, so SQLite needs no files of its own.
     That also lets somebody read it who may not write into its folder.
     """
     if any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-shm")):
@@ -163,7 +164,8 @@ def _version_in_words(version: int) -> str:
     return f"is of version {version}, this gatewayd reads {len(MIGRATIONS)}: use the gatewayd that wrote it"
 
 
-def _size(path: Path) -> int:
+def file_bytes(path: Path) -> int:
+    """The size of a file; 0 when it is not there."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -23,10 +23,9 @@ class Scan:
         except (apsw.Error, UnicodeDecodeError):
             self.n_gaps += 1
 
-    def by_id(self, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+    def by_id(self, table: str, columns: str, *, begin: int = 0) -> Iterator[tuple[Any, ...]]:
         """The rows of a table in order of `id`, which is the first of `columns`, with gaps where it is damaged."""
         query = f"SELECT {columns} FROM {table} WHERE id >= ? ORDER BY id"  # noqa: S608
-        begin = 0
         while begin < _END and self.n_gaps < _MAX_GAPS:
             try:
                 for row in self._connection.execute(query, (begin,)):

@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from gatewayd.cli import EXIT_CONFIG
-from gatewayd.cli.app import SYSTEM_CONFIG, app
+from gatewayd.cli.app import app
+from gatewayd.cli.options import SYSTEM_CONFIG
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "gatewayd.service"
