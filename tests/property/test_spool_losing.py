@@ -127,8 +127,19 @@ class LosingMachine(RuleBasedStateMachine):
         lost = {name: n - evicted[name] for name, n in self.evicted().items()}
         less = {name: n - thinned[name] for name, n in self.evicted("thinned").items()}
         self.check_who_lost(route, lost, less, after)
+        self.check_what_is_sent_is_spared(route, before, after)
         self.count_lost(route, before, after, len(work.results))
         return True
+
+    def check_what_is_sent_is_spared(
+        self, route: str, before: dict[str, dict[int, int]], after: dict[str, dict[int, int]]
+    ) -> None:
+        for (sent, _), lease in self.leases.items():
+            if any(result.row in before[sent] and result.row not in after[sent] for result in lease.results):
+                event("what is being sent is evicted")
+                for other, policy in self.policies.items():
+                    if policy.when_full != "block" and policy.priority <= self.policies[route].priority:
+                        assert not set(self.free(other, after[other])) & set(before[other])
 
     def check_who_lost(
         self, route: str, lost: dict[str, int], less: dict[str, int], after: dict[str, dict[int, int]]
