@@ -15,8 +15,11 @@ from gatewayd.spool.reader import SpoolReader
 
 
 def spool_of(config: Path) -> Path:
-    """The spool file that this config's daemon uses."""
-    return resolve_paths(load(config), read_environment(), config).spool
+    """The spool file that this config's daemon uses. Raises GatewaydError when there is none yet."""
+    path = resolve_paths(load(config), read_environment(), config).spool
+    if not path.exists():
+        raise GatewaydError(f"{path}: no spool yet; it is made when the daemon first runs")
+    return path
 
 
 def gateway_of(config: Path) -> str:
@@ -25,10 +28,8 @@ def gateway_of(config: Path) -> str:
 
 
 def open_reader(config: Path) -> SpoolReader:
-    """The spool that this config's daemon uses. Raises GatewaydError when there is none yet."""
+    """The spool that this config's daemon uses, to read. Raises GatewaydError when it cannot be."""
     path = spool_of(config)
-    if not path.exists():
-        raise GatewaydError(f"{path}: no spool yet; it is made when the daemon first runs")
     try:
         return SpoolReader.open(path)
     except ConfigError as error:  # the config is right; what it names is not a spool that can be read

@@ -26,8 +26,6 @@ from gatewayd.spool.salvage import Salvaged, salvage
 def check_spool(config: Path, path: Path | None, *, full: bool, salvage_to: Path | None, as_json: bool) -> bool:
     """True when nothing is damaged."""
     spool = spool_of(config) if path is None else path
-    if not spool.exists():
-        raise GatewaydError(f"{spool}: no spool yet; it is made when the daemon first runs")
     with Status("checking", console=Console(stderr=True)) as status:
         report = look(spool, full=full, progress=lambda what: status.update(f"checking {what}"))
         found = None if salvage_to is None else _salvage(config, spool, salvage_to)
@@ -48,8 +46,9 @@ def _as_object(report: Report, found: Salvaged | None) -> dict[str, Any]:
 
 
 def _print(report: Report) -> None:
+    typer.echo(report.path)
     print_table(
-        report.path,
+        "What was looked at",
         ["what", "looked at", "damaged", "without checksum"],
         [(check.name, check.n, check.n_bad, check.n_unchecked) for check in report.checks],
     )
