@@ -32,7 +32,7 @@ DISK = (
 
 # FULL: with WAL, NORMAL may lose the last commits at a power cut, and our PUBACK would have been a lie
 # (https://www.sqlite.org/pragma.html#pragma_synchronous).
-_PRAGMAS = MappingProxyType({"journal_mode": "WAL", "synchronous": "FULL", "temp_store": "MEMORY", "cache_size": -4096})
+_PRAGMAS = MappingProxyType({"journal_mode": "WAL", "synchronous": "FULL", "temp_store": "MEMORY", "cache_size": -2048})
 
 
 class Lock:

@@ -272,7 +272,7 @@ class Sparing:
         return cap.room_bytes() >= work_bytes(rows)
 
     def _remember(self, work: Work) -> None:
-        self._known.staged.update(result.key for result in work.results)
+        self._known.stage(result.key for result in work.results)
         self._known.commit()
 
     def _write(self, work: Work) -> Future:

@@ -84,7 +84,7 @@ def _insert(store: Store, spill: Spill, n_lost: int) -> list[int]:
         columns = (row, result.key, result.kind, result.subject, result.time, result.data, result.traceparent)
         flat += (*columns, result_sum(*columns))
     keys = store._recent_keys(spill.route, store.positions.route_id(spill.route))
-    keys.staged.update(result.key for result in spill.results)
+    keys.stage(result.key for result in spill.results)
     # Not buffered: what a sink has had is resolved right after, and that looks at the table.
     sql.insert(store.connection, "results", store._results + flat)
     store._results = []

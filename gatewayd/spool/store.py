@@ -29,7 +29,7 @@ from gatewayd.spool.migrations import SEQ_MASK, route_range
 from gatewayd.spool.outgoing import Outgoing
 from gatewayd.spool.policy import DEFAULT, RoutePolicy
 from gatewayd.spool.positions import Positions
-from gatewayd.spool.recent import MAX_KEYS, RecentKeys, Seen
+from gatewayd.spool.recent import MAX_KEYS, RecentKeys, Seen, fingerprint
 from gatewayd.spool.rows import encode_props
 from gatewayd.spool.sums import journal_sum, result_sum
 
@@ -307,9 +307,10 @@ class Store:
         n_new, n_lost = 0, 0
         for index, result in enumerate(results):
             key = result.key
-            if key in staged or key in young or key in old:
+            mark = fingerprint(key)
+            if mark in staged or mark in young or mark in old:
                 continue
-            staged.add(key)
+            staged.add(mark)
             n_new += 1
             if index < n_evicted:
                 n_lost += 1
