@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -26,6 +27,8 @@ PAIRS = [(route, sink) for route, sinks in ROUTES.items() for sink in sinks]
 SPARING = RoutePolicy(write="when_offline", write_max_s=5.0, write_max_results=12)
 POLICIES = {"a": SPARING, "b": SPARING}
 LEASE_S = 100.0
+pytestmark = pytest.mark.timeout(240)
+
 _pair = st.sampled_from(PAIRS)
 _route = st.sampled_from(sorted(ROUTES))
 
@@ -40,7 +43,7 @@ class RingMachine(RuleBasedStateMachine):
         self.spool = self.do(self.open())
         self.n_keys = 0
         self.there: dict[tuple[str, str], list[str]] = {pair: [] for pair in PAIRS}  # owed to the sink, in order
-        self.had: dict[tuple[str, str], set[str]] = {pair: set() for pair in PAIRS}
+        self.had: dict[tuple[str, str], set[str]] = {pair: set() for pair in PAIRS}  # since the last start
         self.n_received = 0
         self.leases: dict[tuple[str, str], Lease] = {}
         self.dues: dict[tuple[str, str], float] = {}
@@ -101,7 +104,7 @@ class RingMachine(RuleBasedStateMachine):
 
     @rule(route=_route)
     def take_in_again(self, route: str) -> None:
-        known = [*self.there[route, "cloud"], *self.had[route, "cloud"]]
+        known = sorted({*self.there[route, "cloud"], *self.had[route, "cloud"]})
         if known:
             self.do(self.spool.commit(Work(route=route, results=[result(known[0]), result(known[-1])])))
 
@@ -204,6 +207,7 @@ class RingMachine(RuleBasedStateMachine):
         self.n_received = sum(lines["received"] for lines in books.messages.values())
 
     def forget_leases(self) -> None:
+        self.had = {pair: set() for pair in PAIRS}  # keys of results that have gone are not kept on disk
         self.voided = [*self.leases.values()]
         self.leases.clear()
         self.dues.clear()
@@ -247,6 +251,6 @@ def result(key: str) -> NewResult:
 
 
 RingMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestRing = RingMachine.TestCase

@@ -120,6 +120,16 @@ class CloudProcess:
                 self._process.stdout.close()
             self._process = None
 
+    def freeze(self) -> None:
+        """It takes requests and answers none, until `thaw`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It answers again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def received(self) -> list[dict[str, Any]]:
         """Every event that arrived, duplicates included."""
         if not self.file.exists():
