@@ -221,7 +221,7 @@ async def test_the_cap_holds_to_the_byte_after_every_commit(tmp_path: Path, mib:
     policies = {"a": RoutePolicy(when_full=when_full, priority=5), "b": RoutePolicy(when_full="thin", priority=3)}
     async with opened(tmp_path, max_bytes=mib * MIB, routes=routes, policies=policies) as spool:
         entries: list[int] = []
-        for i in range(40 * mib):
+        for i in range(20 + 8 * mib):
             size = (50, 700, 3000)[i % 3]
             new = [
                 NewResult(
