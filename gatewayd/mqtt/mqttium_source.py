@@ -237,7 +237,7 @@ class MqttiumSource:
             if not (connack.session_present and self._is_subscribed):
                 self._is_subscribed = await self._subscribing.subscribe(client, connack)
             await self._announce(client)
-        except MQTTError as exc:  # the link broke meanwhile, or the broker does not answer: start anew
+        except (MQTTError, OSError) as exc:  # the link broke meanwhile, or the broker does not answer: start anew
             log.warning("subscribing failed", broker=self._broker, cause=str(exc) or type(exc).__name__)
             await client.disconnect()
             lost.set()
@@ -286,7 +286,7 @@ class MqttiumSource:
                 if self._status is not None and client.is_connected:
                     receipt = await client.publish(self._status.topic, self._status.offline, qos=1, retain=True)
                     await receipt.wait()
-        except (MQTTError, TimeoutError) as exc:
+        except (MQTTError, OSError, TimeoutError) as exc:
             log.warning("could not say goodbye to the broker", cause=str(exc) or type(exc).__name__)
         await client.disconnect()
 
