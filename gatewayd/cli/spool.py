@@ -1,9 +1,12 @@
 """`gatewayd spool …`: reads the spool of a daemon that may be running, through a connection that cannot write."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 import typer
 
@@ -27,18 +30,26 @@ def gateway_of(config: Path) -> str:
     return gateway_id(load(config))
 
 
-def open_reader(config: Path) -> SpoolReader:
-    """The spool that this config's daemon uses, to read. Raises GatewaydError when it cannot be."""
+@contextmanager
+def open_reader(config: Path) -> Iterator[SpoolReader]:
+    """The spool that this config's daemon uses, to read. Raises GatewaydError when it cannot be, now or later."""
     path = spool_of(config)
     try:
-        return SpoolReader.open(path)
+        with SpoolReader.open(path) as reader:
+            yield reader
     except ConfigError as error:  # the config is right; what it names is not a spool that can be read
-        failure = GatewaydError(error.problem)
-        failure.hint = (
-            "is it yours to read (sudo -u gatewayd)? was it written by this version? "
-            "`gatewayd spool fsck` says whether it is damaged"
-        )
-        raise failure from error
+        raise _unreadable(error.problem) from error
+    except (apsw.Error, UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise _unreadable(f"{path} cannot be read: {error}") from error
+
+
+def _unreadable(problem: str) -> GatewaydError:
+    failure = GatewaydError(problem)
+    failure.hint = (
+        "is it yours to read (sudo -u gatewayd)? was it written by this version? "
+        "`gatewayd spool fsck` says whether it is damaged"
+    )
+    return failure
 
 
 def print_status(config: Path, *, as_json: bool) -> None:

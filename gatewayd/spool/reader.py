@@ -79,10 +79,12 @@ class SpoolReader:
         self._connection.close()
 
     def books(self) -> Books:
-        """Both books, of one moment."""
+        """Both books, of one moment. Raises apsw's errors."""
         self._connection.execute("BEGIN")
         try:
             return read_books(self._connection)
+        except (LookupError, StopIteration) as error:
+            raise apsw.CorruptError("a counter or a cursor is of a route that is not there") from error
         finally:
             self._connection.execute("COMMIT")
 

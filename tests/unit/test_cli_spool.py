@@ -302,6 +302,27 @@ def test_a_row_that_is_not_what_was_written_is_named(spool: Command, tmp_path: P
     assert spool("export", "--results", "-o", "x").err.endswith("1 damaged, left out: r:1 …\n")
 
 
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ("counters", "n = n + 1"),
+        ("cursors", "pos = pos + 1"),
+        ("routes", "name = 'heaters'"),
+        ("dead", "payload = x'00'"),
+    ],
+)
+def test_other_damage_is_named_and_is_no_traceback(spool: Command, tmp_path: Path, table: str, problem: str) -> None:
+    connection = apsw.Connection(str(tmp_path / "state" / "spool.db"))
+    connection.execute(f"UPDATE {table} SET {problem}")
+    connection.close()
+
+    answers = [spool(*what) for what in (["fsck"], ["ls"], ["ls", "--dead"], ["audit"], ["export", "--dead"])]
+
+    assert answers[0].status == 1
+    assert "DAMAGED" in answers[0].out
+    assert all(answer.status in (0, 1) and "Traceback" not in answer.err for answer in answers)
+
+
 def damage_nothing_at_all(content: bytearray) -> None:
     content[:] = b""
 
