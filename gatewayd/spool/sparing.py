@@ -25,7 +25,7 @@ from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.recent import RecentKeys, Taken
 from gatewayd.spool.ring import Ring, Spill, Tally
 from gatewayd.spool.spill import is_nearly_drained, write_ring, write_tally
-from gatewayd.spool.store import Store, work_bytes
+from gatewayd.spool.store import Store, rows_bytes, work_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class Disk:
     """The way to the file, as SqliteSpool has it."""
 
     write: Callable[[Work], Future]  # commit a work; its journal ids
-    change: Callable[[Callable[[], Any]], Future]  # run on the writer thread, within a transaction
+    change: Callable[[Callable[[], Any], int], Future]  # on the writer thread, in a transaction of n bytes
     read: Callable[[Callable[[], Any]], Future]
     wake: Callable[[str], None]  # the route may have something to lease
     tell: Callable[[str, Mapping[str, object]], None]  # report an event
@@ -90,6 +90,11 @@ class Sparing:
         return self.ring.oldest_s + self.window_s
 
     @property
+    def _n_bytes(self) -> int:
+        # What is in memory would take on disk: no more than one transaction may bring.
+        return rows_bytes(len(self.ring), self.ring.n_bytes)
+
+    @property
     def window_s(self) -> float:
         """How long a result may wait in memory before a spill begins."""
         return (1 - _EARLY) * self._policy.write_max_s
@@ -107,6 +112,8 @@ class Sparing:
             return self._spill_first("work", work)
         if len(self.ring) + len(work.results) > self._policy.write_max_results:
             return self._spill_first("write_max_results", work)
+        if self._n_bytes + work_bytes(work) > self._store.cap.group_bytes:
+            return self._spill_first("bytes", work)
         if work.dead:
             return self._bury_first(work)
         return self._keep(work)
@@ -159,7 +166,10 @@ class Sparing:
         while self._busy is not None:
             await asyncio.wait([self._busy])
         if has_refused and lease.id not in self._moved:
-            await self._spill("refused", is_forced=True)
+            writing = self._spill("refused", is_forced=True)
+            await asyncio.wait([writing])  # not cancelled with who waits: it happens all the same
+            if writing.exception() is not None:
+                await writing
         rows = self._moved.get(lease.id)
         self.give_back(lease)
         if rows is None:
@@ -199,7 +209,7 @@ class Sparing:
             self._booking = Tally(tally.messages, tally.delivered)
             self.ring.tally = Tally(seen=tally.seen)
             run = partial(write_tally, self._store, self.ring.route, self._booking)
-            self._disk.change(run).add_done_callback(self._booked)
+            self._disk.change(run, 0).add_done_callback(self._booked)
 
     def unbooked(self) -> Tally:
         """What the books on disk do not know of: all that is counted but results that a sink still waits for."""
@@ -266,10 +276,7 @@ class Sparing:
     def _has_room(self, work: Work) -> bool:
         # What is in memory must have room in the file, where nothing is given up to make it.
         cap = self._store.cap
-        if not cap.blocks(work.route):
-            return True
-        rows = Work(route=work.route, results=[*self.ring.spill().results, *work.results])
-        return cap.room_bytes() >= work_bytes(rows)
+        return not cap.blocks(work.route) or cap.room_bytes() >= self._n_bytes + work_bytes(work)
 
     def _remember(self, work: Work) -> None:
         self._known.stage(result.key for result in work.results)
@@ -323,7 +330,7 @@ class Sparing:
         spill.is_forced = is_forced
         lent = {lease.id: self.ring.span(lease.results[0].row, lease.results[-1].row) for lease in self._lent.values()}
         held = {(lease.sink, lease.share): lent[lease.id] for lease in self._lent.values()}
-        self._busy = self._disk.change(partial(write_ring, self._store, spill, held))
+        self._busy = self._disk.change(partial(write_ring, self._store, spill, held), self._n_bytes)
         self._busy.add_done_callback(partial(self._spilled, reason, lent))
         return self._busy
 

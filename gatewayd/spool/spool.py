@@ -343,9 +343,9 @@ class SqliteSpool:
             key=result.key,
         )
 
-    def _do(self, run: Callable[[], Any], *, is_read: bool = False) -> "asyncio.Future[Any]":
+    def _do(self, run: Callable[[], Any], n_bytes: int = 0, *, is_read: bool = False) -> "asyncio.Future[Any]":
         future = self._future()
-        self._put(Op(run, future, is_read=is_read))
+        self._put(Op(run, future, is_read=is_read, n_bytes=n_bytes))
         return future
 
     def _read(self, run: Callable[[], Any]) -> "asyncio.Future[Any]":

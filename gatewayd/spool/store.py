@@ -365,7 +365,12 @@ def work_bytes(work: Work) -> int:
     """About what the new rows of a work take on disk. Dead letters are bounded apart and take no part in the cap's
     room: they must go in whatever happens."""
     blobs = sum([len(result.data) for result in work.results]) + sum([len(raw.payload) for raw in work.journal])
-    return int(_FILL * (blobs + _ROW_BYTES * (len(work.results) + len(work.journal))))
+    return rows_bytes(len(work.results) + len(work.journal), blobs)
+
+
+def rows_bytes(n_rows: int, n_bytes: int) -> int:
+    """About what so many rows with so many bytes in their blobs take on disk."""
+    return int(_FILL * (n_bytes + _ROW_BYTES * n_rows))
 
 
 def _n_too_many(sizes: Sequence[int], room: int) -> int:

@@ -151,9 +151,18 @@ class Writer:
                 self._rescue()
         if not self._usage.is_written:
             self._alone(Op(self._usage.run, None), self._transact_one)
+        self._try_once_more()
         for op in self._delayed:
             op.error = SpoolFull("the spool was closed while the disk was full")
         self._hand_back(self._delayed, frozenset())
+
+    def _try_once_more(self) -> None:
+        """It is the end, and the first failure may have given up the ballast: there may be room for what is left."""
+        ops, self._delayed = self._delayed, []
+        writes = [op for op in ops if not op.is_read]
+        grown = self._write(writes) if writes else frozenset()
+        later = set(map(id, self._delayed))
+        self._hand_back([op for op in ops if id(op) not in later], grown)
 
     def _take(self) -> list[Op]:
         """Everything that waits, up to the bounds of a group; nothing when it is time to look after the file."""

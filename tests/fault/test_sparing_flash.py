@@ -28,7 +28,7 @@ def sparing(the: Bench, *, max_s: float = 60.0) -> Gateway:
     gateway = the.gateway(route=route)
     the.cloud.start()
     gateway.start()
-    assert the.is_fresh_through()
+    wait_until(lambda: the.is_fresh_through(within_s=5), 60, gateway.describe)  # connected is not yet subscribed
     return gateway
 
 
