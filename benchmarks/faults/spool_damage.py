@@ -231,7 +231,7 @@ async def _look_once(image: Path, promised: dict[tuple[str, str], str], found: F
 
 def _counted(books: Books) -> int:
     """What the books call damaged, for the sink and the journal that `_all` reads."""
-    places = [f"results/{route}/cloud/evicted" for route in ROUTES] + ["messages/slow/evicted"]
+    places = [f"results/{route}/cloud/evicted" for route in ROUTES] + ["messages/slow/evicted", "messages/slow/dead"]
     return sum(books.reasons.get(place, {}).get("damaged", 0) for place in places)
 
 

@@ -56,6 +56,10 @@ class Ledger:
         """The count so far, over all reasons."""
         return sum(n for counter, n in list(self._n.items()) if counter[:4] == (book, route, sink, line))
 
+    def counters(self) -> dict[Counter, int]:
+        """All of them, with their counts so far."""
+        return dict(self._n)
+
     def flush(self, connection: apsw.Connection) -> None:
         """Write what changed."""
         if self._changed:

@@ -11,6 +11,7 @@ import structlog
 
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
+from gatewayd.events import event_time
 from gatewayd.ports import Clock
 from gatewayd.spool import purge, requeue
 from gatewayd.spool.aside import finish, kept, part_of, prune, put_aside, replace
@@ -28,6 +29,7 @@ from gatewayd.spool.database import (
 from gatewayd.spool.idle import Idle
 from gatewayd.spool.orders import Orders
 from gatewayd.spool.policy import RoutePolicy
+from gatewayd.spool.reports import Reports
 from gatewayd.spool.salvage import Salvaged, is_log_damaged, salvage
 from gatewayd.spool.store import Store
 from gatewayd.spool.usage import Usage
@@ -176,6 +178,7 @@ def _open(
         )
         store.start()
         store.chores.append(Orders(store, {"requeue": requeue.step, "purge": purge.step}, routes))
+        store.chores.append(Reports(store, every_s=config.loss_report_s, now=clock.now, time_text=event_time))
         usage = Usage(connection)
         _reconcile(store, routes, sinks, events)
     except BaseException:
