@@ -6,6 +6,7 @@ A file that does not open, or fails its check after an unclean stop, is damaged:
 import errno
 import fcntl
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,8 @@ from gatewayd.spool.migrations import migrate
 
 PAGE_BYTES = 4096
 BUSY_MS = 5000
+_LOCK_PATIENCE_S = 2.0
+_LOCK_LOOK_S = 0.05
 DAMAGE = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.ConstraintError, apsw.MismatchError)
 DISK = (
     apsw.CantOpenError,
@@ -49,7 +52,7 @@ class Lock:
                 ) from error
             raise ConfigError("gateway.state_dir", f"cannot be written: {error}") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
         except OSError as error:
             pid = os.pread(self._file, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._file)
@@ -63,6 +66,20 @@ class Lock:
     def release(self) -> None:
         """Let the next one in."""
         os.close(self._file)
+
+
+def _lock(file: int) -> None:
+    """Not at once refused: a command may have it for a moment, and systemd does not start again what says so."""
+    until_s = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                raise
+            time.sleep(_LOCK_LOOK_S)
+        else:
+            return
 
 
 def in_words(path: Path, error: Exception) -> GatewaydError:
