@@ -20,7 +20,7 @@ from gatewayd.cli.spool import open_reader, spool_of
 from gatewayd.clock import SystemClock
 from gatewayd.config.load import load
 from gatewayd.config.schema import Config
-from gatewayd.errors import GatewaydError
+from gatewayd.errors import ConfigError, GatewaydError
 from gatewayd.ports import DeadLetter
 from gatewayd.spool import purge, requeue
 from gatewayd.spool.browse import Browser, Pick, Row, payload_bytes
@@ -99,10 +99,15 @@ def _give(config_path: Path, what: What, pick: Pick, wait_s: float) -> Answer:
     if _is_in_use(path):
         return _give_to_daemon(path, what, pick, wait_s)
     _check_owner(path)
-    routes = {name: route.sinks for name, route in config.routes.items()}
-    opened = _open(path, config)
+    try:
+        opened = _open(path, config)
+    except ConfigError:
+        if _is_in_use(path):  # started meanwhile
+            return _give_to_daemon(path, what, pick, wait_s)
+        raise
     is_done = False
     try:
+        routes = list(config.routes)
         answer = carry_out(opened.store, what, pick, routes, _STEPS)
         is_done = True
     finally:
