@@ -20,7 +20,7 @@ from msgspec import structs
 from gatewayd.ports import Clock, JournalEntry
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.rows import read_entry
-from gatewayd.spool.segments import Segments
+from gatewayd.spool.segments import Segments, clock_quality
 from gatewayd.spool.sql import rows
 from gatewayd.spool.sums import fields_sum
 
@@ -170,6 +170,10 @@ class Ages:
     def now_s(self) -> float:
         """The age clock."""
         return self._age.now_s()
+
+    def quality(self) -> str:
+        """`StoredResult.clock` of a time taken now; for any thread."""
+        return clock_quality(self._clock)
 
     def upto(self, age_s: float) -> int:
         """Rows up to this sequence number were stored at that age or before; 0 when that is certain of none."""

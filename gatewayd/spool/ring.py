@@ -103,8 +103,11 @@ class Ring:
             self.n_bytes += len(result.data)
         self._entries[-1].tally = tally
 
-    def take(self, sink: str, limit: int, max_bytes: int) -> tuple[StoredResult, ...]:
-        """The oldest results the sink has not had: at least one, if there is one, whatever its size."""
+    def take(self, sink: str, limit: int, max_bytes: int, *, clock: str = "") -> tuple[StoredResult, ...]:
+        """The oldest results the sink has not had: at least one, if there is one, whatever its size.
+
+        `clock` is what `StoredResult.clock` is now.
+        """
         first = self._next[sink]
         taken: list[StoredResult] = []
         n_bytes = 0
@@ -113,7 +116,7 @@ class Ring:
             n_bytes += len(entry.result.data)
             if taken and n_bytes > max_bytes:
                 break
-            taken.append(_stored(number, self.route, entry.result))
+            taken.append(_stored(number, self.route, entry.result, clock))
         return tuple(taken)
 
     def settle(self, sink: str, last: int) -> None:
@@ -156,7 +159,7 @@ class Ring:
             self.tally.add(entry.tally)
 
 
-def _stored(number: int, route: str, result: NewResult) -> StoredResult:
+def _stored(number: int, route: str, result: NewResult, clock: str) -> StoredResult:
     return StoredResult(
         row=number,
         route=route,
@@ -166,4 +169,5 @@ def _stored(number: int, route: str, result: NewResult) -> StoredResult:
         time=result.time,
         data=result.data,
         traceparent=result.traceparent,
+        clock=clock,
     )

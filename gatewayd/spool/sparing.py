@@ -147,7 +147,7 @@ class Sparing:
             return ()
         if share == "older" or self._busy is not None or self._must_read[sink]:
             return ()
-        return self.ring.take(sink, limit, max_bytes)
+        return self.ring.take(sink, limit, max_bytes, clock=self._store.ages.quality())
 
     def lend(self, lease: Lease) -> None:
         """What `next_results` gave is leased."""
