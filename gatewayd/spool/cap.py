@@ -22,6 +22,7 @@ from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import SEQ_MASK, route_range
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.positions import Positions
+from gatewayd.spool.sql import by_ids, number
 from gatewayd.spool.thin import OnEvicted, Thinner, first_free
 from gatewayd.spool.victims import Candidate, Needing, Victim, choose
 
@@ -108,6 +109,18 @@ class Cap:
     def blocks(self, route: str) -> bool:
         """Whether the route would rather wait than lose what is oldest."""
         return self._policy(route).when_full == "block"
+
+    def may_answer(self, need_bytes: int, done: Sequence[int]) -> bool:
+        """Whether results of a route that blocks may take the place of the journal rows they answer.
+
+        If not they wait until a sink has had something; where nothing waits for a sink they must go through.
+        """
+        room = self.room_bytes()
+        if room >= need_bytes:
+            return True
+        found = by_ids(self._connection, "SELECT length(payload) FROM journal WHERE id IN", done)
+        freed = sum(size for cursor in found for (size,) in cursor)
+        return room + freed >= need_bytes or not number(self._connection, "SELECT EXISTS (SELECT 1 FROM results)")
 
     def begin(self) -> None:
         """A transaction begins."""

@@ -211,6 +211,9 @@ class Store:
         route_id = self.positions.route_id(route)
         sinks = self.positions.sinks(route)
         if work.done:
+            need = work_bytes(work)
+            if self.cap.blocks(route) and not self.cap.may_answer(need, work.done):
+                raise SpoolFull(f"route {route}: spool.max_bytes leaves no room for {need} bytes of answers")
             self._remove_done(route, work.done)  # first, for it makes room
         room = self.room_for(work, route)
         journal_ids = self._add_journal(route, route_id, work.journal, room)
@@ -262,8 +265,7 @@ class Store:
         if not need:
             return 0
         if self.cap.blocks(route):
-            # What takes rows away too always goes through.
-            if not work.done and self.cap.room_bytes() < need:
+            if not work.done and self.cap.room_bytes() - self.cap.group_bytes < need:  # that is left for answers
                 raise SpoolFull(f"route {route}: spool.max_bytes leaves no room for {need} bytes")
         else:
             # What does not fit even in an emptied spool is taken and evicted at once, see `_fitting`.

@@ -115,6 +115,15 @@ async def evicted(spool: SqliteSpool) -> dict[str, int]:
     return {route: lines["cloud"]["evicted"] for route, lines in books.results.items()}
 
 
+async def journaled_until_full(spool: SqliteSpool) -> list[int]:
+    entries: list[int] = []
+    try:
+        while True:
+            entries += await spool.commit(Work(route="r", received=50, journal=[raw("j")] * 50))
+    except SpoolFull:
+        return entries
+
+
 def taken(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("spool.*"))
 
@@ -248,3 +257,26 @@ async def test_the_cap_holds_to_the_byte_after_every_commit(tmp_path: Path, mib:
             assert taken(tmp_path) <= mib * MIB
 
         assert (await spool.books()).balanced
+
+
+async def test_a_full_route_that_blocks_takes_answers_only_within_the_cap_and_goes_on_when_drained(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path, max_bytes=4 * MIB, policies={"r": RoutePolicy(when_full="block")}) as spool:
+        entries = await journaled_until_full(spool)
+        answers = [
+            Work(route="r", handled=1, done=[entry], results=[result(f"answer-{entry}", 20_000)])
+            for entry in entries[:100]
+        ]
+
+        outcomes = [await outcome(spool.commit(answer)) for answer in answers]
+        assert taken(tmp_path) <= 4 * MIB
+        n_stored = outcomes.index("full")
+        assert n_stored > 0
+        assert set(outcomes[n_stored:]) == {"full"}
+        lease = await spool.lease("cloud", "r", limit=100, max_bytes=4 * MIB)
+        await spool.ack(lease, refused={})
+
+        assert [await outcome(spool.commit(answer)) for answer in answers[n_stored : n_stored + 5]] == ["stored"] * 5
+        books = await spool.books()
+        assert (books.messages["r"]["handled"], books.balanced) == (n_stored + 5, True)
