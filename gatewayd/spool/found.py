@@ -87,6 +87,13 @@ class Finder:
             sink, route_id, pos = fields
             self.cursors[sink, route_id] = min(pos, self.cursors.get((sink, route_id), pos))
 
+    def unnamed(self) -> set[int]:
+        """The numbers of routes that have rows, or cursors, and no name."""
+        found = {route_id for _, route_id in self.cursors}
+        for table in ("results", "journal"):
+            found |= {row for (row,) in sql.rows(self._target, f"SELECT DISTINCT id >> {SEQ_BITS} FROM {table}")}  # noqa: S608
+        return found - self.routes.keys()
+
     def drop_unknown(self) -> int:
         """Rows of routes that are found nowhere; how many."""
         n_changes = self._target.total_changes()

@@ -16,6 +16,7 @@ from gatewayd.spool.sums import fields_sum
 
 SEQ_BITS = 44  # 2**44 rows: 27 years at 20,000 a second; leaves 2**19 routes. (40 bits would last 636 days.)
 SEQ_MASK = (1 << SEQ_BITS) - 1
+MAX_ROUTES = 1 << (63 - SEQ_BITS)
 
 MIGRATIONS = (
     """

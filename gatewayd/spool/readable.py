@@ -17,7 +17,7 @@ import msgspec
 from gatewayd.spool import sql
 from gatewayd.spool.dead import COLUMNS as DEAD_COLUMNS
 from gatewayd.spool.dead import read_letter
-from gatewayd.spool.migrations import SEQ_MASK
+from gatewayd.spool.migrations import MAX_ROUTES, SEQ_MASK
 from gatewayd.spool.pages import Pages
 from gatewayd.spool.rows import read_entry
 from gatewayd.spool.scan import Scan
@@ -25,7 +25,6 @@ from gatewayd.spool.sums import UNSUMMED_UPTO, journal_sum, letter_sum, result_s
 from gatewayd.spool.wal import PAGE_BYTES, Wal
 
 _BAD = (ValueError, TypeError, msgspec.DecodeError, msgspec.ValidationError, apsw.ConstraintError, apsw.MismatchError)
-_MAX_ROUTES = 1 << 19
 _CHUNK_ROWS = 256
 _INNER = 0x05  # an interior page of a table
 _decode_identities = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -70,7 +69,7 @@ class Readable:
     def routes(self) -> Iterator[tuple[int, str]]:
         """The routes by their numbers."""
         for row, name in self._all("SELECT id, CAST(name AS BLOB) FROM routes"):
-            if isinstance(row, int) and 0 < row < _MAX_ROUTES and isinstance(name, bytes):
+            if isinstance(row, int) and 0 < row < MAX_ROUTES and isinstance(name, bytes):
                 yield row, name.decode(errors="replace")
 
     def copy_unsummed(self, target: apsw.Connection) -> None:

@@ -20,14 +20,13 @@ from gatewayd.spool.books import MESSAGE_LINES, RESULT_LINES, read_books
 from gatewayd.spool.database import close_database, open_database
 from gatewayd.spool.found import Finder
 from gatewayd.spool.ledger import Ledger
-from gatewayd.spool.migrations import SEQ_MASK, route_range
+from gatewayd.spool.migrations import MAX_ROUTES, SEQ_MASK, route_range
 from gatewayd.spool.pages import Pages
 from gatewayd.spool.readable import Readable
 from gatewayd.spool.sums import fields_sum
 from gatewayd.spool.wal import Wal, read_wal
 
 _MAX_N = 1 << 53  # a count beyond it is damage
-_MAX_ROUTES = 1 << 19
 _LINES = {"messages": MESSAGE_LINES, "results": RESULT_LINES, "dead": ("purged",)}
 # The damaged spool may have given out ids that are found nowhere: the fresh one gives them out to nobody else.
 _SEQ_GAP = 1 << 20
@@ -102,9 +101,7 @@ def _fill(
     found = Salvaged(has_books=bool(finder.counters))
     with Readable(damaged, pages, wal, fresh) as readable:
         found.seq = max(finder.seq, readable.seq())
-        for row, name in readable.routes():
-            finder.routes.setdefault(row, name)
-        _name_routes(finder, routes)
+        _name_routes(finder, routes, readable)
         found.routes = finder.routes
         readable.copy_unsummed(target)
         with target:
@@ -119,12 +116,20 @@ def _fill(
     return found
 
 
-def _name_routes(finder: Finder, routes: Mapping[str, Sequence[str]]) -> None:
-    """The routes whose own row was lost, by their entry in the index of names."""
+def _name_routes(finder: Finder, routes: Mapping[str, Sequence[str]], readable: Readable) -> None:
+    """Names for the routes whose own row was lost, and numbers for the names that only the books know."""
     known = {*routes, *(route for book, route, *_ in finder.counters if book != "dead")}
-    for name, row in finder.pairs:
-        if name in known and name not in finder.routes.values() and 0 < row < _MAX_ROUTES:
+    by_sqlite = list(readable.routes())
+    for row, name in [*((row, name) for name, row in sorted(finder.pairs)), *by_sqlite]:
+        if name in known and name not in finder.routes.values() and 0 < row < MAX_ROUTES:
             finder.routes.setdefault(row, name)
+    unnamed, left = finder.unnamed(), known - set(finder.routes.values())
+    if len(unnamed) == len(left) == 1:
+        finder.routes[unnamed.pop()] = left.pop()
+    if not finder.counters:
+        finder.routes |= {row: name for row, name in by_sqlite if row in unnamed}
+    for number, name in enumerate(sorted(left), start=max((*finder.routes, *unnamed), default=0) + 1):
+        finder.routes[number] = name
 
 
 def _put_routes(target: apsw.Connection, finder: Finder) -> None:
