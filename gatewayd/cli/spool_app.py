@@ -144,6 +144,9 @@ def purge(
     ids: IdsArgument = None,
     dead: DeadOption = False,
     results: ResultsOption = False,
+    journal: Annotated[
+        bool, typer.Option("--journal", help="Messages that wait to be handled; with --route alone.")
+    ] = False,
     route: RouteOption = "",
     sink: Annotated[
         str,
@@ -165,7 +168,14 @@ def purge(
     from gatewayd.cli.spool_rows import picks_of_ids_or
 
     picks = picks_of_ids_or(
-        ids or [], dead=dead, results=results, route=route, sink=sink, reason=reason, older_than=older_than
+        ids or [],
+        dead=dead,
+        results=results,
+        journal=journal,
+        route=route,
+        sink=sink,
+        reason=reason,
+        older_than=older_than,
     )
     if not give_orders(config, "purge", picks, yes=yes, wait_s=wait_s, as_json=as_json):
         raise typer.Exit(EXIT_FAILED)

@@ -52,6 +52,8 @@ def give_orders(config: Path, what: What, picks: Sequence[Pick], *, yes: bool, w
 def _check(what: What, picks: Sequence[Pick]) -> None:
     if what == "requeue" and any(pick.table != "dead" for pick in picks):
         raise typer.BadParameter("only dead letters (d:…) can be brought back: the others are on their way")
+    if what == "purge" and any(pick.table == "journal" and not (pick.ids or pick.route) for pick in picks):
+        raise typer.BadParameter("the messages of which route? They are about to be handled: say --route")
 
 
 def _ask(config: Path, what: What, picks: Sequence[Pick]) -> bool:

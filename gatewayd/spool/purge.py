@@ -32,7 +32,7 @@ def step(store: Store, order: Order, routes: Collection[str]) -> tuple[Progress,
         return _by_number(store, order)
     if pick.table == "results":
         return _results(store, order)
-    return order.progress, True  # a whole journal is not purged: its messages are about to be handled
+    return _messages(store, order)
 
 
 def _letters(store: Store, order: Order) -> tuple[Progress, bool]:
@@ -62,6 +62,26 @@ def _by_number(store: Store, order: Order) -> tuple[Progress, bool]:
     return msgspec.structs.replace(progress, n=progress.n + n, after=after), len(ids) <= STEP_ROWS
 
 
+def _messages(store: Store, order: Order) -> tuple[Progress, bool]:
+    """Of one route: without one nothing is meant."""
+    progress = order.progress
+    if progress.until is None:
+        progress = msgspec.structs.replace(progress, until=store.seq)
+    base = route_range(store.positions.route_ids.get(order.pick.route, 0))[0]
+    query = "SELECT id FROM journal WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+    found = sql.rows(store.connection, query, (base, base | (progress.until or 0), STEP_ROWS))
+    if found:
+        last = found[-1][0]
+        store.connection.execute("DELETE FROM journal WHERE id > ? AND id <= ?", (base, last))
+        _count_messages(store, order.pick.route, len(found))
+    return msgspec.structs.replace(progress, n=progress.n + len(found)), len(found) < STEP_ROWS
+
+
+def _count_messages(store: Store, route: str, n: int) -> None:
+    store.ledger.message(route, "evicted", n, REASON)
+    store.emit("evicted", {"route": route, "sink": "", "reason": REASON, "n": n})
+
+
 def _rows_of(store: Store, pick: Pick, seq: int) -> Iterator[tuple[str, int]]:
     """The row of that number, and its route."""
     there = f"SELECT count(*) FROM {pick.table} WHERE id = ?"  # noqa: S608 - one of two names
@@ -73,8 +93,7 @@ def _rows_of(store: Store, pick: Pick, seq: int) -> Iterator[tuple[str, int]]:
 
 def _give_up_message(store: Store, route: str, row: int) -> str:
     store.connection.execute("DELETE FROM journal WHERE id = ?", (row,))
-    store.ledger.message(route, "evicted", 1, REASON)
-    store.emit("evicted", {"route": route, "sink": "", "reason": REASON, "n": 1})
+    _count_messages(store, route, 1)
     return ""
 
 

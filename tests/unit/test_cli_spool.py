@@ -239,6 +239,7 @@ def test_only_old_letters_are_given_up(spool: Command) -> None:
     [
         (["requeue"], "say which rows"),
         (["requeue", "r:1"], "only dead letters (d:…) can be brought back"),
+        (["purge", "--journal"], "the messages of which route?"),
         (["purge", "d:1", "--dead"], "either ids, or options that name rows"),
         (["purge", "--results", "--older-than", "7d"], "about dead letters"),
         (["purge", "--dead", "--older-than", "soon"], "say 90s, 30m, 12h or 7d"),

@@ -224,6 +224,20 @@ async def test_a_message_that_was_given_up_while_it_was_handled_counts_as_handle
         assert (books.messages["r"]["handled"], books.messages["r"]["evicted"]) == (1, 1)
 
 
+async def test_the_messages_of_one_route_are_given_up(tmp_path: Path) -> None:
+    async with opened(tmp_path, routes=ROUTES) as spool:
+        for route in ROUTES:
+            journal = [raw(f"{route}-{n}") for n in range(1100)]
+            await spool.commit(Work(route=route, received=1100, journal=journal))
+
+        answer = await give(spool, tmp_path, "purge", Pick(table="journal", route="r"))
+
+        assert answer == Answer(n=1100)
+        assert (rows(tmp_path, table="journal", route="r"), len(rows(tmp_path, table="journal"))) == ([], 1100)
+        books = await spool.books()
+        assert (books.balanced, books.reasons["messages/r/evicted"]) == (True, {"purged": 1100})
+
+
 async def test_a_full_spool_that_says_block_answers_in_words_and_changes_nothing(tmp_path: Path) -> None:
     policies = {"r": RoutePolicy(when_full="block")}
     async with opened(tmp_path, routes=ROUTES, policies=policies, max_bytes=16 * MIB, ballast_bytes=0) as spool:
