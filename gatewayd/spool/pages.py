@@ -20,6 +20,7 @@ _TABLE, _INDEX = 0x0D, 0x0A  # leaves
 _INNER = (0x02, 0x05)
 _MAX_LOCAL = {_TABLE: PAGE_BYTES - 35, _INDEX: (PAGE_BYTES - 12) * 64 // 255 - 23}
 _MIN_LOCAL = (PAGE_BYTES - 12) * 32 // 255 - 23
+_MAX_PAGES = 1 << 24  # 64 GiB
 _MAX_COLUMNS = 16
 _MIN_HEAD, _MAX_HEAD = 3, 1 + 5 * _MAX_COLUMNS  # bytes
 _MAX_CARVED = 1024  # pages searched byte by byte: a start must come to an end
@@ -38,6 +39,8 @@ class Pages:
         self._frames: dict[int, list[Frame]] = {}
         n_after = 0
         for frame in wal.committed():
+            if not 0 < frame.page <= _MAX_PAGES:
+                continue
             known = self._frames.setdefault(frame.page, [])
             if frame.is_whole:
                 known.clear()

@@ -84,16 +84,18 @@ def read_wal(path: Path) -> Wal:
     if not has_header:
         order = ">" if sys.byteorder == "big" else "<"
         salts = list(Counter(_frame(content, at)[2:4] for at in places[:_FEW]).most_common(1)[0][0])
-    frames = []
+    frames: list[Frame] = []
+    n_ours = 0
     before = (sum_1, sum_2)
     for at in places:
         page, n_pages, salt_1, salt_2, *sums = _frame(content, at)
-        if [salt_1, salt_2] == salts and page:
-            body = content[at + 24 : at + _FRAME_BYTES]
-            is_whole = _sums(order, content[at : at + 8] + body, before) == tuple(sums)
-            frames.append(Frame(page, n_pages if is_whole else 0, body, is_whole))
+        body = content[at + 24 : at + _FRAME_BYTES]
+        is_ours = [salt_1, salt_2] == salts
+        is_whole = is_ours and _sums(order, content[at : at + 8] + body, before) == tuple(sums)
+        frames.append(Frame(page, n_pages if is_whole else 0, body, is_whole))
+        n_ours = len(frames) if is_ours else n_ours
         before = (sums[0], sums[1])
-    return Wal(frames, has_header)
+    return Wal(frames[:n_ours], has_header)  # behind them it is older
 
 
 def _sums(order: str, content: bytes, start: Sums) -> Sums:
