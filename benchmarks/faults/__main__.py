@@ -21,6 +21,7 @@ from benchmarks.faults import (
     broker,
     clocks,
     compared,
+    forgetful,
     fuzz,
     kills,
     links,
@@ -40,25 +41,29 @@ from tests.sim.mosquitto import find_mosquitto
 from tests.sim.oracle import Line
 
 
-def _both(run: Run) -> list[Part]:
+def _power_cuts(run: Run) -> list[Part]:
+    return spool_images.parts(run) + forgetful.parts(run)
+
+
+def _from_the_bus(run: Run) -> list[Part]:
     return broker.parts(run) + fuzz.parts(run)
 
 
 CASES: Mapping[int, tuple[str, Case]] = {
     1: ("kill -9 at random moments", kills.parts),
     2: ("kill -9 at every named point", points.parts),
-    3: ("power cuts", spool_images.parts),
+    3: ("power cuts", _power_cuts),
     4: ("the n-th call to the disk fails", spool_io.parts),
     5: ("a full disk, a read-only one, a cap", spool_full.parts),
     6: ("links that break, stand still and lie", links.parts),
     7: ("a cloud that misbehaves", storm.parts),
     8: ("a long time offline, then the drain", offline.parts),
-    9: ("duplicates, a flood, poison and nonsense", _both),
+    9: ("duplicates, a flood, poison and nonsense", _from_the_bus),
     10: ("a wrong clock", clocks.parts),
     11: ("damaged databases", spool_damage.parts),
     12: ("a mixed soak", soak.parts),
 }
-ALTERNATIVES: Mapping[int, Case] = {1: compared.kill_parts, 8: compared.offline_parts}
+ALTERNATIVES: Mapping[int, Case] = {1: compared.kill_parts, 3: forgetful.compared_parts, 8: compared.offline_parts}
 _RESULTS = Path(__file__).parents[1] / "results"
 
 

@@ -10,6 +10,7 @@ import os
 import time
 from datetime import datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import apsw
@@ -172,7 +173,7 @@ def _look_at_times(the: Bench, line: Line, began: float) -> None:
     line.more["times_wrong"] = is_right.count(False)
     line.more["times_corrected"] = sum(event.get("clockquality") == "corrected" for event in own)
     line.more["times_unsynced"] = sum(event.get("clockquality") == "unsynced" for event in own)
-    back_s = [before - after for before, after in zip(times, times[1:], strict=False)]
+    back_s = [before - after for before, after in pairwise(times)]
     line.more["times_back_s"] = round(max(back_s, default=0.0), 3)
 
 

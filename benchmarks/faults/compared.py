@@ -21,7 +21,7 @@ _SCRIPTS = {  # subject: script, library it cannot do without
     "persist-queue + paho": ("persist_queue_script.py", "persistqueue"),
 }
 
-_BRIDGES: dict[str, tuple[str, ...]] = {  # subject: what is set beyond `persistence true`
+BRIDGES: dict[str, tuple[str, ...]] = {  # subject: what is set beyond `persistence true`
     "Mosquitto bridge, defaults": (),
     "Mosquitto bridge, saved at each change": ("autosave_on_changes true", "autosave_interval 1"),
 }
@@ -38,7 +38,7 @@ def kill_parts(run: Run) -> list[Part]:
             seconds=n_kills * 1.0,
             is_compared=True,
         )
-        for name in _installed()
+        for name in installed()
     ]
 
 
@@ -53,38 +53,38 @@ def offline_parts(run: Run) -> list[Part]:
             seconds=n_messages / 500,
             is_compared=True,
         )
-        for name in _installed()
+        for name in installed()
     ]
 
 
 def _kill(folder: Path, seed: int, name: str, n_kills: int, n_ours: int) -> Line:
     line = Line(test=kills.TEST, subject=name, seed=seed, is_compared=True)
     line.more["faults_of_ours"] = n_ours
-    with _alternative(folder, seed, name) as (the, subject):
+    with alternative(folder, seed, name) as (the, subject):
         kills.kill_at_random(the, subject, line, n_kills=n_kills)
-        _close(the, line)
+        close(the, line)
     return line
 
 
 def _fill_and_drain(folder: Path, seed: int, name: str, n_messages: int, n_ours: int) -> Line:
     line = Line(test=offline.TEST, subject=name, seed=seed, is_compared=True)
     line.more["sent_of_ours"] = n_ours
-    with _alternative(folder, seed, name) as (the, subject):
+    with alternative(folder, seed, name) as (the, subject):
         offline.fill_and_drain(the, subject, line, n_messages)
-        _close(the, line)
+        close(the, line)
     return line
 
 
 @contextmanager
-def _alternative(folder: Path, seed: int, name: str) -> Iterator[tuple[Bench, Subject]]:
+def alternative(folder: Path, seed: int, name: str) -> Iterator[tuple[Bench, Subject]]:
     """The bench with an alternative in the place of gatewayd."""
-    if name not in _BRIDGES:
+    if name not in BRIDGES:
         with bench(folder, seed) as the:
             yield the, _subject(the, name)
         return
     made = Bench(folder, seed)
     cloud = CloudBroker(folder)
-    edge = BridgedEdge(folder / "edge", cloud.port, _BRIDGES[name])
+    edge = BridgedEdge(folder / "edge", cloud.port, BRIDGES[name])
     made.broker, made.cloud = edge, cloud  # type: ignore[assignment]
     made.ledger = Ledger(cloud.file, seed)
     with made as the:
@@ -93,11 +93,12 @@ def _alternative(folder: Path, seed: int, name: str) -> Iterator[tuple[Bench, Su
         yield the, the.subject
 
 
-def _installed() -> list[str]:
+def installed() -> list[str]:
+    """The alternatives that can be measured here."""
     missing = {name: library for name, (_, library) in _SCRIPTS.items() if importlib.util.find_spec(library) is None}
     for name, library in missing.items():
         say(f"{name}: left out, {library} is not installed")
-    return [name for name in (*_SCRIPTS, *_BRIDGES) if name not in missing]
+    return [name for name in (*_SCRIPTS, *BRIDGES) if name not in missing]
 
 
 def _subject(the: Bench, name: str) -> ScriptSubject:
@@ -107,7 +108,8 @@ def _subject(the: Bench, name: str) -> ScriptSubject:
     return subject
 
 
-def _close(the: Bench, line: Line) -> None:
+def close(the: Bench, line: Line) -> None:
+    """The end of an alternative's line."""
     assert the.device is not None
     line.more["republished_by_the_device"] = the.device.n_republished
     line.fresh_event_ok = the.is_fresh_through()

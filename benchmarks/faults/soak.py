@@ -108,9 +108,8 @@ class Soak:
         self.done: Counter[str] = Counter()
 
     def start(self, *, ready: bool = True) -> None:
-        """The daemon, under the clock as it is bent now."""
-        bent = environment(self.library, self.offset) if self.library else None
-        self.gateway.start(environment=bent, ready=ready)
+        """The daemon, with the right time."""
+        self.gateway.start(ready=ready)
 
     def kill(self) -> None:
         """`kill -9`, and a start at once."""
@@ -179,8 +178,15 @@ class Soak:
             self.cloud.resets_bodies = 2
 
     def clock_jumps(self) -> None:
-        """Read again every second."""
+        """A life under a clock that is wrong and jumps in the middle of it; the next one has the right time again."""
+        assert self.library is not None
         self.offset.write_text(self.chance.choice(_JUMPS))
+        self.gateway.kill()
+        self.gateway.start(environment=environment(self.library, self.offset), ready=False)
+        time.sleep(2.0)
+        self.offset.write_text(self.chance.choice(_JUMPS))  # read again every second
+        time.sleep(self.chance.uniform(1.0, 3.0))
+        self.kill()
 
     def calm(self) -> None:
         """All is well again."""

@@ -124,6 +124,10 @@ class Platter:
         self._files: dict[str, _File] = {}
         self.marks: list[object] = []
 
+    def put(self, name: str, content: bytes) -> None:
+        """A file that is there for certain."""
+        self._files[name] = _File(synced=bytearray(content), is_named=True)
+
     def apply(self, op: Op) -> None:
         """One more operation."""
         if op.kind == "mark":
