@@ -15,7 +15,8 @@ import structlog
 
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
-from gatewayd.delivery import Delivery, Part, Settled
+from gatewayd.delivery import TOO_LARGE, Delivery, Part, Settled
+from gatewayd.doubt import Doubt, refuses_everything
 from gatewayd.errors import BatchRefused, BatchTooLarge, ConfigError, SinkUnavailable
 from gatewayd.gate import Gate, GateReport, Room, Standing, reason_of
 from gatewayd.ports import Clock, Draw, Lease, Share, Sink, Spool, StoredResult
@@ -25,6 +26,7 @@ from gatewayd.turns import Turns
 log = structlog.get_logger(__name__)
 
 _PROBES = 8  # while a sink is away live results ask for it so often, then older ones may once
+_REFUSED_WAIT_S = 3600.0
 _SHARES: tuple[Share, ...] = ("live", "older")
 
 
@@ -39,6 +41,7 @@ class UplinkConfig:
     max_probe: int = 16  # most results in the request that asks whether a sink is back
     timeout_s: float = 30.0
     retry_max_s: float = 300.0
+    refused_wait_s: float = _REFUSED_WAIT_S  # so long a sink that refuses everything is not believed
     lease_s: float = 120.0
     repeat_s: float = 30.0
 
@@ -52,6 +55,7 @@ class UplinkConfig:
             max_batch_bytes=sink.max_batch_bytes,
             timeout_s=sink.timeout_s,
             retry_max_s=sink.retry_max_s,
+            refused_wait_s=sink.refused_wait_s if isinstance(sink, schema.HttpSink) else _REFUSED_WAIT_S,
             lease_s=lease_s,
             repeat_s=repeat_s,
             live_first=frozenset(live_first),
@@ -91,6 +95,7 @@ class _Uplink:
     gate: Gate
     room: Room
     turns: Turns
+    doubt: Doubt
     throttle: Throttle
     crash: CrashPoint
 
@@ -130,6 +135,7 @@ async def run_uplink(
         gate=gate,
         room=room,
         turns=Turns(max_yield_s=config.max_yield_s, clock=clock),
+        doubt=Doubt(wait_s=config.refused_wait_s, clock=clock),
         throttle=throttle or Throttle.none(sink_name, sink, clock=clock, report=report),
         crash=crash,
     )
@@ -161,6 +167,10 @@ async def _run_share(up: _Uplink, standing: Standing) -> None:
             await up.spool.nack(lease, delay_s=delay_s)
             continue
         refused = delivery.outcome()
+        never = [why for why in refused.values() if why != TOO_LARGE]
+        if up.doubt.begins(standing.who, n_results=len(lease.results), n_refused=len(never)):
+            await up.spool.nack(lease, delay_s=_disbelieve(up, standing, never[-1]))
+            continue
         up.crash.reach("uplink.after_answer")
         await up.spool.ack(lease, refused=refused)
         up.crash.reach("uplink.after_ack")
@@ -170,6 +180,8 @@ async def _run_share(up: _Uplink, standing: Standing) -> None:
 
 async def _lease(up: _Uplink, standing: Standing) -> Lease:
     limit, max_bytes = up.throttle.limits(*up.room.limits(probe=up.gate.is_away))
+    if up.doubt.is_active:
+        limit = 1  # one result asks whether the sink has come to its senses
     sink, route, share = up.sink_name, standing.route, standing.share
     if share == "live":
         lease = await up.spool.try_lease(sink, route, limit=limit, max_bytes=max_bytes, share=share)
@@ -223,19 +235,20 @@ async def _send(up: _Uplink, standing: Standing, delivery: Delivery, part: Part,
     except (SinkUnavailable, TimeoutError) as exc:
         if isinstance(exc, TimeoutError) and not was_away:
             up.room.shrink()  # perhaps the link is too slow for so much
-        delay_s = up.gate.failed(ticket, standing, exc)
-        up.report.retried(up.sink_name, standing.route, reason_of(exc), delay_s)
-        _failed(up, standing)
-        return delay_s
+        return _not_confirmed(up, standing, ticket, exc)
     except BatchTooLarge:
         up.room.shrink()
         delivery.too_large()
     except BatchRefused as exc:
+        if up.doubt.is_active:
+            return _not_confirmed(up, standing, ticket, refuses_everything(str(exc)))
         delivery.refused(str(exc))
     else:
         delivery.stored(refused)
         up.room.fitted()
         taken = [len(result.data) for result in part if result.key not in refused]
+        if taken:
+            up.doubt.stored(standing.who)
         up.report.sent(up.sink_name, standing.route, len(taken), sum(taken), up.clock.monotonic() - began_s)
     up.gate.worked(ticket, standing)
     if was_away and not up.gate.is_away:
@@ -243,12 +256,26 @@ async def _send(up: _Uplink, standing: Standing, delivery: Delivery, part: Part,
     return None
 
 
-def _failed(up: _Uplink, standing: Standing) -> None:
-    """What waits now is older by the time the sink is back, and what asks for it next is as fresh as can be."""
+def _disbelieve(up: _Uplink, standing: Standing, why: str) -> float:
+    """Close the gate as for a sink that is misconfigured; seconds until the results are due again."""
+    ticket = up.gate.enter()
+    if ticket is None:
+        return 0.0  # it is closed: `gate.wait` says when
+    return _not_confirmed(up, standing, ticket, refuses_everything(why))
+
+
+def _not_confirmed(up: _Uplink, standing: Standing, ticket: int, cause: Exception) -> float:
+    delay_s = up.gate.failed(ticket, standing, cause)
+    up.report.retried(up.sink_name, standing.route, reason_of(cause), delay_s)
+    # What waits now is older by the time the sink is back, and what asks for it next is as fresh as can be.
     if up.gate.is_away:
         _divide(up)
-    if standing.share != "live":
-        return
+    if standing.share == "live":
+        _take_turn(up, standing)
+    return delay_s
+
+
+def _take_turn(up: _Uplink, standing: Standing) -> None:
     # Older results may ask now and then as well: it may be these live ones that the far side chokes on.
     if up.gate.is_away and standing.failures % _PROBES:
         up.turns.take(standing.route)

@@ -28,6 +28,15 @@ class HttpSink(Section, frozen=True, tag_field="type", tag="http"):
             description="Highest ceiling of the delay between attempts, in seconds (full jitter). Retried for ever.",
         ),
     ] = 300.0
+    refused_wait_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=604800,
+            description="How long results wait, in seconds, when the far side refuses every one of them (a wrong URL, "
+            "say) and not some. Then they become dead letters.",
+        ),
+    ] = 3600.0
     max_results_per_s: Annotated[
         float, Meta(ge=0, description="Most results sent in a second, on average. 0: no limit.")
     ] = 0.0

@@ -34,9 +34,17 @@ _EVENTS_A_TURN = 32  # a tenth of a millisecond on x86, one on a Raspberry Pi
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 _MISCONFIGURED = {
     401: "check `token`: missing, wrong or expired",
+    402: "the far side wants to be paid, or its quota is used up",
     403: "the far side knows us and says no: check the rights of `token`",
     404: "check `url`: nothing is there",
+    405: "check `url`: what is there takes no POST",
+    406: "check `url` and `headers`: what is there does not answer as we ask",
     407: "a proxy wants credentials",
+    411: "check `url`, and the proxies on the way: one of them lost our Content-Length",
+    415: "check `url`: what is there takes no `application/cloudevents-batch+json`, or not compressed",
+    421: "check `url` and `tls.server_name`: that host is not served there",
+    426: "check `url`: another protocol is wanted there, perhaps https",
+    431: "check `headers` and `token`: too large for the far side",
 }
 _AWAY = frozenset({408, 425, 429})
 
