@@ -16,6 +16,7 @@ from gatewayd.config.environment import Environment, gateway_id, resolve_paths
 from gatewayd.daemon import Life, close_parts, run_parts
 from gatewayd.liveness import Liveness
 from gatewayd.logs import set_up
+from gatewayd.memory import share_one_arena
 from gatewayd.ports import Clock
 from gatewayd.reload import run_reload
 from gatewayd.status import Depths, observe, run_depths, status
@@ -34,6 +35,7 @@ _SPOOL_LIMIT_S = 60.0  # a flash card that erases may stall a commit for seconds
 
 async def run_service(path: Path, environment: Environment) -> None:
     """Run until SIGTERM. Raises ConfigErrors before anything was changed."""
+    share_one_arena()
     config = load_checked(path)
     set_up(config.log, environment)
     paths = resolve_paths(config, environment, path)
