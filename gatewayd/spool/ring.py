@@ -61,7 +61,6 @@ class Spill:
     results: Sequence[NewResult]
     resolved: Mapping[str, int]  # sink -> how many of `results` it has
     tally: Tally
-    is_forced: bool = False  # goes in even where the route would rather wait for room
 
 
 class Ring:

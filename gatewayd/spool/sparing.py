@@ -23,7 +23,7 @@ from gatewayd.ports import Lease, NewResult, Share, StoredResult, Work
 from gatewayd.spool.health import Health
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.recent import RecentKeys, Taken
-from gatewayd.spool.ring import Ring, Spill, Tally
+from gatewayd.spool.ring import Ring, Tally
 from gatewayd.spool.spill import is_nearly_drained, write_ring, write_tally
 from gatewayd.spool.store import Store, rows_bytes, work_bytes
 
@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 _MAX_HELD = 64  # works that wait for a spill
 _MAX_LEFT = 256  # rows in the file, at most, when the route goes back to memory: a request or two
+_SLACK_BYTES = 65_536  # of room beside what is needed: it is an estimate
 _EARLY = 0.2  # share of `write_max_s` by which a spill begins early: it has to end in time
 
 Future = asyncio.Future[Any]
@@ -81,7 +82,7 @@ class Sparing:
         self._moved: dict[int, list[int]] = {}  # lease -> rows of its results, which are in the file now
         self._is_asking = False
         self._is_closing = False
-        self._spilling: Spill | None = None
+        self._is_spilling = False
         self._booking: Tally | None = None  # on its way into the books
 
     @property
@@ -166,7 +167,7 @@ class Sparing:
         while self._busy is not None:
             await asyncio.wait([self._busy])
         if has_refused and lease.id not in self._moved:
-            writing = self._spill("refused", is_forced=True)
+            writing = self._spill("refused")
             await asyncio.wait([writing])  # not cancelled with who waits: it happens all the same
             if writing.exception() is not None:
                 await writing
@@ -196,10 +197,8 @@ class Sparing:
         """The process ends: write what there is."""
         self._is_closing = True
         self._refuse_held(FatalError("the spool is closed"))
-        if self._spilling is not None:
-            self._spilling.is_forced = True
-        elif len(self.ring) or self.ring.tally.has_counts or self.ring.tally.seen:
-            self._spill("stop", is_forced=True)
+        if not self._is_spilling and (len(self.ring) or self.ring.tally.has_counts or self.ring.tally.seen):
+            self._spill("stop")
         self.is_in_memory = False
 
     def book(self) -> None:
@@ -274,9 +273,9 @@ class Sparing:
         return future
 
     def _has_room(self, work: Work) -> bool:
-        # What is in memory must have room in the file, where nothing is given up to make it.
+        # What is in memory goes into the file whatever happens, and here nothing is given up to make room for it.
         cap = self._store.cap
-        return not cap.blocks(work.route) or cap.room_bytes() >= self._n_bytes + work_bytes(work)
+        return not cap.blocks(work.route) or cap.room_bytes() >= self._n_bytes + work_bytes(work) + _SLACK_BYTES
 
     def _remember(self, work: Work) -> None:
         self._known.stage(result.key for result in work.results)
@@ -324,10 +323,9 @@ class Sparing:
             future.set_exception(failure)
         self._release()
 
-    def _spill(self, reason: str, *, is_forced: bool = False) -> Future:
-        self.is_in_memory = False
-        spill = self._spilling = self.ring.spill()
-        spill.is_forced = is_forced
+    def _spill(self, reason: str) -> Future:
+        self.is_in_memory, self._is_spilling = False, True
+        spill = self.ring.spill()
         lent = {lease.id: self.ring.span(lease.results[0].row, lease.results[-1].row) for lease in self._lent.values()}
         held = {(lease.sink, lease.share): lent[lease.id] for lease in self._lent.values()}
         self._busy = self._disk.change(partial(write_ring, self._store, spill, held), self._n_bytes)
@@ -335,7 +333,7 @@ class Sparing:
         return self._busy
 
     def _spilled(self, reason: str, lent: Mapping[int, tuple[int, int]], answer: Future) -> None:
-        self._busy = self._spilling = None
+        self._busy, self._is_spilling = None, False
         failure = _failure(answer)
         if failure is not None:
             self._refuse_held(failure)
@@ -344,7 +342,6 @@ class Sparing:
         is_held = {lease.id for lease in self._lent.values()}
         self._moved.update({id_: rows[first : last + 1] for id_, (first, last) in lent.items() if id_ in is_held})
         self.ring.spilled()
-        self.look_into_file()
         if rows:
             log.debug("results written", route=self.ring.route, reason=reason, n=len(rows))
             self._disk.tell("spilled", {"route": self.ring.route, "reason": reason, "n": len(rows)})

@@ -23,7 +23,7 @@ Held = Mapping[tuple[str, Share], tuple[int, int]]  # (sink, share) -> first and
 
 
 def write_ring(store: Store, spill: Spill, held: Held) -> list[int]:
-    """Store the results; the row of each, 0 for what the cap has evicted. Raises SpoolFull before anything changed."""
+    """Store the results; the row of each, 0 for what the cap has evicted."""
     route = spill.route
     n_lost = _n_without_room(store, spill)
     rows = _insert(store, spill, n_lost)
@@ -66,12 +66,13 @@ def is_nearly_drained(store: Store, route: str, n: int) -> bool:
 
 
 def _n_without_room(store: Store, spill: Spill) -> int:
-    """Make room; how many of the oldest results there is none for."""
+    """Make room; how many of the oldest results there is none for.
+
+    Where the route would rather wait than lose any there was room when they were taken into memory: it does not wait.
+    """
     try:
         room = store.room_for(Work(route=spill.route, results=spill.results), spill.route)
     except SpoolFull:
-        if not spill.is_forced:
-            raise
         return 0
     return _n_too_many([len(result.data) for result in spill.results], room)
 

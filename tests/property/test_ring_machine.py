@@ -251,6 +251,6 @@ def result(key: str) -> NewResult:
 
 
 RingMachine.TestCase.settings = settings(
-    max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=10, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestRing = RingMachine.TestCase
