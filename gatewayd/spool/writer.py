@@ -359,7 +359,7 @@ class Writer:
             log.error("spool cannot roll back", cause=repr(error))
 
     def _hand_back(self, ops: list[Op], grown: frozenset[str]) -> None:
-        if ops or self._events:
+        if ops or grown or self._events:
             events = self._events[:]
             self._events.clear()
             self._deliver(ops, grown, events)
