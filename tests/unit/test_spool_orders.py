@@ -315,3 +315,34 @@ def test_too_many_orders_are_turned_away(connection: apsw.Connection) -> None:
 
     with pytest.raises(GatewaydError, match="64 orders wait in the spool already: does the daemon run"):
         write_order(connection, "purge", Pick(table="dead"))
+
+
+async def test_a_refused_result_comes_back_to_a_route_that_spares_flash(tmp_path: Path) -> None:
+    policies = {"s": RoutePolicy(write="when_offline")}
+    async with opened(tmp_path, routes=ROUTES, policies=policies) as spool:
+        await spool.commit(answered("1", "2", route="s"))
+        await refuse(spool, "cloud", "1", route="s")
+        await eventually(lambda: len(rows(tmp_path, table="dead")) == 1)
+
+        answer = await give(spool, tmp_path, "requeue", Pick(table="dead"))
+
+        assert answer == Answer(n=1)
+        async with asyncio.timeout(20):
+            lease = await spool.lease("cloud", "s", limit=10, max_bytes=MIB)
+        assert [result.key for result in lease.results] == ["1"]
+        await spool.ack(lease, refused={})
+        books = await spool.books()
+        assert (books.balanced, books.results["s"]["cloud"]["delivered"]) == (True, 2)
+
+
+async def test_a_waiting_sink_hears_of_what_was_brought_back(tmp_path: Path) -> None:
+    async with opened(tmp_path, routes=ROUTES) as spool:
+        await spool.commit(answered("1", route="s"))
+        await refuse(spool, "cloud", "1", route="s")
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(spool.lease("cloud", "s", limit=10, max_bytes=MIB), name="waiting")
+            await give(spool, tmp_path, "requeue", Pick(table="dead"))
+            async with asyncio.timeout(20):
+                lease = await waiting
+
+        assert [result.key for result in lease.results] == ["1"]
