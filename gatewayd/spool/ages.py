@@ -29,6 +29,7 @@ _MARK_EVERY_S = 3600.0  # where no route has a TTL: for one that gets it later
 _MARKS_A_TTL = 128  # a row expires late by less than a hundredth of its route's TTL, and at most by:
 _LATEST_S = 60.0
 _LEAST_S = 1.0
+_LOOK_S = 0.05  # between two looks at the clocks, for thousands of transactions a second
 _SAVE_EVERY_S = 600.0  # how much of its age a spool may lose with a reboot while the clock is not synchronized
 
 _PUT = "INSERT INTO state VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
@@ -148,6 +149,7 @@ class Ages:
         self._mark_every_s = _mark_every_s(min(ttls_s, default=None))
         self._saved_age_s = float("-inf")
         self._is_due_to_save = False
+        self._looked_s = float("-inf")
         self._staged_mark: tuple[int, float] | None = None
         self._staged_surplus: list[int] = []
         self.marks = Marks()
@@ -201,7 +203,7 @@ class Ages:
     def flush(self, connection: apsw.Connection, before: int, last: int) -> None:
         """Write what belongs to the transaction under way, whose rows are numbered (before, last]."""
         must_save = self._is_due_to_save
-        if last > before:
+        if last > before and (must_save or self._is_time_to_look()):
             must_save |= self.segments.flush(connection, before + 1)
             must_save |= self._flush_mark(connection, last)
         if must_save:
@@ -219,6 +221,7 @@ class Ages:
     def rollback(self) -> None:
         """The transaction is not on disk."""
         self._is_due_to_save = False
+        self._looked_s = float("-inf")
         self._staged_mark, self._staged_surplus = None, []
         self.segments.rollback()
 
@@ -226,6 +229,13 @@ class Ages:
         """Save the age and the floor; outside of a transaction. A disk that does not take them is no harm."""
         with suppress(apsw.Error):
             self._write(connection)
+
+    def _is_time_to_look(self) -> bool:
+        now_s = self._clock.boottime()
+        if now_s - self._looked_s < _LOOK_S:
+            return False
+        self._looked_s = now_s
+        return True
 
     def _flush_mark(self, connection: apsw.Connection, last: int) -> bool:
         age_s = self.now_s()
