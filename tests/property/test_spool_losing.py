@@ -27,6 +27,7 @@ from tests.sim.real_spool import MIB, FakeClock
 
 ROUTES = {"a": ("cloud", "archive"), "b": ("cloud",), "c": ("archive",)}
 PAIRS = [(route, sink) for route, sinks in ROUTES.items() for sink in sinks]
+COMES_AND_GOES = ("a", "archive")
 WHEN_FULL = ["evict_oldest", "evict_lowest_priority", "thin", "block"]
 
 policies = st.builds(RoutePolicy, when_full=st.sampled_from(WHEN_FULL), priority=st.integers(0, 3))
@@ -46,7 +47,10 @@ class LosingMachine(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.max_bytes = 4 * MIB
         self.n_keys = 0
-        self.n_produced: dict[str, int] = defaultdict(int)
+        self.routes = ROUTES
+        self.pairs = PAIRS
+        self.start: dict[tuple[str, str], int] = defaultdict(int)  # id of the last row before the sink came
+        self.n_produced: dict[tuple[str, str], int] = defaultdict(int)
         self.n_delivered: dict[tuple[str, str], int] = defaultdict(int)  # results, aggregates by what is in them
         self.n_lost: dict[tuple[str, str], int] = defaultdict(int)
         self.came: dict[tuple[str, str], list[int]] = defaultdict(list)  # ids of rows, as they came
@@ -62,7 +66,7 @@ class LosingMachine(RuleBasedStateMachine):
     def open(self) -> None:
         config = schema.Spool(max_bytes=self.max_bytes, lease_s=100.0)
         path = self.folder / "spool.db"
-        self.spool = SqliteSpool.open(path, routes=ROUTES, policies=self.policies, config=config, clock=self.clock)
+        self.spool = SqliteSpool.open(path, routes=self.routes, policies=self.policies, config=config, clock=self.clock)
 
     def do(self, awaitable):
         return self.loop.run_until_complete(asyncio.wait_for(awaitable, 30))
@@ -87,8 +91,8 @@ class LosingMachine(RuleBasedStateMachine):
     def pending(self, rows: dict[str, dict[int, int]]) -> dict[tuple[str, str], int]:
         """Results, with those in aggregates, that a sink is still to get; no row is had by halves here."""
         return {
-            (route, sink): sum(n for row, n in rows[route].items() if row > max(self.came[route, sink], default=0))
-            for route, sink in PAIRS
+            pair: sum(n for row, n in rows[pair[0]].items() if row > max(self.came[pair], default=self.start[pair]))
+            for pair in self.pairs
         }
 
     @rule(route=routes, n=st.integers(1, 300), size=st.sampled_from([10, 300, 3000]), is_list=st.booleans())
@@ -101,35 +105,47 @@ class LosingMachine(RuleBasedStateMachine):
         self.commit(route, n, 30_000, False)
 
     def commit(self, route: str, n: int, size: int, is_list: bool) -> None:
+        results = self.results(n, size, is_list)
+        self.work(route, Work(route=route, received=n, handled=n, results=results))
+
+    def results(self, n: int, size: int, is_list: bool = False) -> list[NewResult]:
         self.n_keys += n
         results = []
         for i in range(self.n_keys - n, self.n_keys):
-            data = {"label": f"l{i % 3}", "score": i, "pad": "x" * size} if not is_list else ["x" * size]
+            data = ["x" * size] if is_list else {"label": f"l{i % 3}", "score": i, "pad": "x" * size}
             body = json.dumps(data).encode()
             results.append(NewResult(key=f"key-{i}", kind="k", subject=f"s/{i % 7}", time=float(i), data=body))
-        if self.work(route, Work(route=route, received=n, handled=n, results=results)):
-            self.n_produced[route] += n
+        return results
 
     @rule(route=routes, n=st.integers(1, 60), size=st.sampled_from([10, 3000, 20_000]))
     def journal(self, route: str, n: int, size: int) -> None:
         raws = [RawMessage(topic="t", payload=b"p" * size, time=1.0, key=str(i)) for i in range(n)]
         self.work(route, Work(route=route, received=n, journal=raws))
 
-    def work(self, route: str, work: Work) -> bool:
+    @rule(route=routes, n=st.integers(1, 60), n_results=st.integers(1, 60), size=st.sampled_from([10, 3000, 20_000]))
+    def answer(self, route: str, n: int, n_results: int, size: int) -> None:
+        done = [entry.id for entry in self.do(self.spool.journal(route, after=0, limit=n))]
+        if done:
+            results = self.results(n_results, size)
+            self.work(route, Work(route=route, handled=len(done), done=done, results=results))
+
+    def work(self, route: str, work: Work) -> None:
         before, evicted, thinned = self.rows(), self.evicted(), self.evicted("thinned")
         try:
             self.do(self.spool.commit(work))
         except SpoolFull:
             assert self.policies[route].when_full == "block"
             assert (before, evicted, thinned) == (self.rows(), self.evicted(), self.evicted("thinned"))
-            return False
+            return
         after = self.rows()
         lost = {name: n - evicted[name] for name, n in self.evicted().items()}
         less = {name: n - thinned[name] for name, n in self.evicted("thinned").items()}
         self.check_who_lost(route, lost, less, after)
         self.check_what_is_sent_is_spared(route, before, after)
         self.count_lost(route, before, after, len(work.results))
-        return True
+        for pair in self.pairs:
+            if pair[0] == route:
+                self.n_produced[pair] += len(work.results)
 
     def check_what_is_sent_is_spared(
         self, route: str, before: dict[str, dict[int, int]], after: dict[str, dict[int, int]]
@@ -170,7 +186,7 @@ class LosingMachine(RuleBasedStateMachine):
         self, route: str, before: dict[str, dict[int, int]], after: dict[str, dict[int, int]], n_new: int
     ) -> None:
         was, now = self.pending(before), self.pending(after)
-        for pair in PAIRS:
+        for pair in self.pairs:
             n_lost = was[pair] + (n_new if pair[0] == route else 0) - now[pair]
             assert n_lost >= 0
             self.n_lost[pair] += n_lost
@@ -178,7 +194,7 @@ class LosingMachine(RuleBasedStateMachine):
     @rule(pair=st.sampled_from(PAIRS), limit=st.sampled_from([3, 50, 1000]))
     def lease(self, pair: tuple[str, str], limit: int) -> None:
         route, sink = pair
-        if pair not in self.leases:
+        if pair in self.pairs and pair not in self.leases:
             lease = self.do(self.spool.try_lease(sink, route, limit=limit, max_bytes=MIB))
             if lease is not None:
                 self.leases[pair] = lease
@@ -200,14 +216,22 @@ class LosingMachine(RuleBasedStateMachine):
         if (lease := self.leases.pop(pair, None)) is not None:
             self.do(self.spool.nack(lease, delay_s=0.0))
 
-    @rule(max_mib=st.sampled_from([4, 6]))
-    def reopen(self, max_mib: int) -> None:
-        """With another cap, too: what is lost then is lost for nobody's need."""
+    @rule(max_mib=st.sampled_from([4, 6]), is_there=st.booleans())
+    def reopen(self, max_mib: int, is_there: bool) -> None:
+        """With another cap, too: what is lost then is lost for nobody's need. And with a sink that comes and goes."""
         before = self.rows()
         self.do(self.spool.close())
         self.leases.clear()
         self.max_bytes = max_mib * MIB
+        has_come = is_there and COMES_AND_GOES not in self.pairs
+        self.pairs = [pair for pair in PAIRS if is_there or pair != COMES_AND_GOES]
+        self.routes = {route: tuple(sink for known, sink in self.pairs if known == route) for route in ROUTES}
+        if not is_there or has_come:
+            for figures in (self.n_produced, self.n_delivered, self.n_lost, self.came):
+                figures.pop(COMES_AND_GOES, None)
         self.open()
+        if has_come:
+            self.start[COMES_AND_GOES] = max(before["a"], default=0)
         self.count_lost("", before, self.rows(), 0)
 
     @invariant()
@@ -216,7 +240,8 @@ class LosingMachine(RuleBasedStateMachine):
             books = self.do(self.spool.books())
             assert books.balanced, books
             for (route, sink), n in self.pending(self.rows()).items():
-                assert self.n_produced[route] == self.n_delivered[route, sink] + n + self.n_lost[route, sink]
+                pair = route, sink
+                assert self.n_produced[pair] == self.n_delivered[pair] + n + self.n_lost[pair]
                 n_evicted = books.reasons.get(f"results/{route}/{sink}/evicted", {}).get("cap", 0)
                 assert (self.n_lost[route, sink] > 0) <= (n_evicted > 0)
 
@@ -234,15 +259,17 @@ class LosingMachine(RuleBasedStateMachine):
             for lease in self.leases.values():
                 self.do(self.spool.nack(lease, delay_s=0.0))
             self.leases.clear()
-            for route, sink in PAIRS:
-                n_there = len([row for row in self.rows()[route] if row > max(self.came[route, sink], default=0)])
-                while lease := self.do(self.spool.try_lease(sink, route, limit=500, max_bytes=MIB)):
-                    self.leases[route, sink] = lease
+            for pair in self.pairs:
+                n_there = len(
+                    [row for row in self.rows()[pair[0]] if row > max(self.came[pair], default=self.start[pair])]
+                )
+                while lease := self.do(self.spool.try_lease(pair[1], pair[0], limit=500, max_bytes=MIB)):
+                    self.leases[pair] = lease
                     n_there -= len(lease.results)
-                    self.ack((route, sink))
+                    self.ack(pair)
                 assert n_there == 0
-                assert self.came[route, sink] == sorted(set(self.came[route, sink]))
-                assert self.n_produced[route] == self.n_delivered[route, sink] + self.n_lost[route, sink]
+                assert self.came[pair] == sorted(set(self.came[pair]))
+                assert self.n_produced[pair] == self.n_delivered[pair] + self.n_lost[pair]
             assert self.do(self.spool.books()).balanced
         finally:
             self.do(self.spool.close())
