@@ -72,11 +72,11 @@ class Forgetful:
         return self._inner.process
 
     def start(self, *, ready: bool = True) -> None:
-        """Another life, on record."""
+        """Another life, on record, and always waited for: a cut in a start that has opened nothing shows nothing."""
         self._log.unlink(missing_ok=True)
         self._before = {str(path): path.read_bytes() for path in self._files()}
         with _environment(LD_PRELOAD=str(self._library), FORGET_FOLDER=str(self.folder), FORGET_LOG=str(self._log)):
-            self._inner.start(ready=ready)
+            self._inner.start(ready=True)
 
     def kill(self) -> None:
         """The power fails."""

@@ -253,6 +253,7 @@ def soak(folder: Path, seed: int, *, seconds: float) -> Line:
 
 def _soak(the: Bench, soaking: Soak, line: Line, seconds: float) -> None:
     soaking.start()
+    the.await_birth()
     devices = [
         Device(the.broker.port, the.seed, per_s=_PER_S, topic="plant/direct"),
         Device(the.broker.port, the.seed, per_s=_PER_S, topic="plant/journaled", first=_JOURNALED_FROM),

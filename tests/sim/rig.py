@@ -3,6 +3,7 @@
 Whatever happens in the body, every process of the bench is gone at its end.
 """
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -177,10 +178,19 @@ class Bench:
         self.watch.start()
 
     def send(self, **wishes: Any) -> Device:
-        """A device, sending. Takes the arguments of `Device`."""
+        """A device, sending once the gateway has subscribed for the first time. Takes the arguments of `Device`."""
+        if self.device is None and isinstance(self.subject, Gateway):
+            self.await_birth()
         self.device = Device(self.broker.port, self.seed, n_pad=self.n_pad, **wishes)
         self.device.start()
         return self.device
+
+    def await_birth(self, seconds: int = 20) -> None:
+        """Until the gateway says that it is online, which it does when it has subscribed, and not when it connects."""
+        binary = shutil.which("mosquitto_sub")
+        assert binary is not None
+        command = [binary, "-p", str(self.broker.port), "-t", "gatewayd/bench/status", "-C", "1", "-W", str(seconds)]
+        subprocess.run(command, capture_output=True, timeout=seconds + 10, check=False)
 
     def settle(self, *, patience_s: float = 20.0, limit_s: float = 300.0) -> None:
         """Until all that is owed has arrived, or nothing has arrived for `patience_s`."""
