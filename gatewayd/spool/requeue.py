@@ -151,6 +151,7 @@ def _put_results(store: Store, route: str, sink: str, letters: Sequence[DeadLett
     store.ledger.result(route, sink, "refused", -n_counted, "refused")
     store.ledger.result(route, sink, "produced", len(results) - n_counted, "salvaged")  # as above
     store.grown.add(route)
+    store.emit("requeued", {"route": route, "sink": sink, "n": len(results)})
 
 
 def _result_of(letter: DeadLetter) -> NewResult:
