@@ -14,6 +14,7 @@ from datetime import date, timedelta
 import apsw
 
 WRITE_EVERY_S = 60.0
+_MOST = 2**50  # a petabyte a day
 KEPT_DAYS = 400  # a year to look back on, and the month before it
 _UPSERT = (
     "INSERT INTO usage VALUES (?,?,?,?) "
@@ -35,7 +36,8 @@ class Usage:
         self._flushed: set[Cell] = set()  # by the transaction under way
         self._due_at_s = 0.0
         for sink, day, n_bytes, n_requests in connection.execute("SELECT sink, day, n_bytes, n_requests FROM usage"):
-            self._days.setdefault(sink, {})[day] = [n_bytes, n_requests]
+            if _is_sound(day, n_bytes, n_requests):
+                self._days.setdefault(sink, {})[day] = [n_bytes, n_requests]
 
     def add(self, sink: str, day: str, n_bytes: int) -> None:
         """See gatewayd.quota.Book."""
@@ -105,3 +107,12 @@ class Usage:
         cell[0] += n_bytes
         cell[1] += n_requests
         self._changed.add((sink, day))
+
+
+def _is_sound(day: str, n_bytes: int, n_requests: int) -> bool:
+    """Whether we can have written it: the table has no checksums, and may be what was left of a damaged file."""
+    try:
+        is_day = not day or date.fromisoformat(day).isoformat() == day
+    except ValueError:
+        return False
+    return is_day and 0 <= n_bytes < _MOST and 0 <= n_requests < _MOST

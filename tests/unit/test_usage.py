@@ -1,6 +1,7 @@
 """Bytes by sink and day: written with what is committed anyway, and never forgotten by a failure."""
 
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -20,7 +21,10 @@ def connection(tmp_path: Path) -> apsw.Connection:
 def on_disk(path: Path) -> list[tuple[str, str, int, int]]:
     reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        return reader.execute("SELECT sink, day, n_bytes, n_requests FROM usage ORDER BY sink, day").fetchall()
+        found: list[Any] = reader.execute(
+            "SELECT sink, day, n_bytes, n_requests FROM usage ORDER BY sink, day"
+        ).fetchall()
+        return found
     finally:
         reader.close()
 
@@ -117,3 +121,11 @@ def test_days_that_are_too_old_go(connection: apsw.Connection) -> None:
     assert KEPT_DAYS == 400
     assert usage.days("cloud") == Usage(connection).days("cloud") == {DAY: 8, "": 7}
     assert Usage(connection).days("other") == {"2025-12-01": 7}
+
+
+@pytest.mark.parametrize("row", [("2026-13-45", 7, 1), ("20261121", 7, 1), ("x", 7, 1), (DAY, -7, 1), (DAY, 2**62, 1)])
+def test_what_nobody_can_have_counted_is_left_out(connection: apsw.Connection, row: tuple[str, int, int]) -> None:
+    connection.execute("INSERT INTO usage VALUES ('cloud', ?, ?, ?)", row)
+    connection.execute("INSERT INTO usage VALUES ('cloud', '2026-11-20', 5, 1)")
+
+    assert Usage(connection).days("cloud") == {"2026-11-20": 5}
