@@ -31,6 +31,7 @@ from tests.sim.mosquitto import Mosquitto, free_port
 _PROBE = 1_000_000_000  # values from here on are measured
 _NAME = "drain"
 _SETTLE_S = 3.0
+_FILL = 50_000  # with more than 65,535 lines mosquitto_pub takes an early acknowledgment for that of its last message
 _CONFIG = """
 [source]
 port = {port}
@@ -190,8 +191,9 @@ def gateway_of(folder: Path, order: str) -> Iterator[tuple[Mosquitto, Cloud, Gat
 def fill(broker: Mosquitto, gateway: Gateway, n_messages: int) -> None:
     """So many messages while the cloud is away; return when their results are on disk."""
     command = ["mosquitto_pub", "-p", str(broker.port), "-t", "plant/line", "-q", "1", "-l"]
-    text = "".join(f'{{"value": {number}}}\n' for number in range(n_messages))
-    subprocess.run(command, input=text.encode(), check=True, timeout=900)
+    for first in range(0, n_messages, _FILL):
+        lines = "".join(f'{{"value": {number}}}\n' for number in range(first, min(first + _FILL, n_messages)))
+        subprocess.run(command, input=lines.encode(), check=True, timeout=300)
     wait_until(lambda: gateway.n_pending() >= n_messages, 900, gateway.describe)
 
 
