@@ -243,3 +243,52 @@ async def test_a_work_that_is_written_first_stays_before_those_that_waited_with_
             await future
 
         assert await deliver(spool) == [*[f"b{n}" for n in range(8)], "c0", "c1", "c2", "d"]
+
+
+async def test_what_is_written_while_it_is_being_sent_is_known_to_be_on_its_way(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with sparing(tmp_path, clock=clock) as spool:
+        await spool.commit(work("a", "b", "c"))
+        lease = await lent(spool, limit=2)
+        clock.advance(6.0)
+        spool.rings.look()
+        await settled(spool)
+
+        (span,) = spool._store.leased.spans("r")  # so that the cap does not take it meanwhile
+        assert span[1] - span[0] == 1
+        await spool.ack(lease, refused={})
+        assert spool._store.leased.spans("r") == []
+
+
+async def test_one_sink_that_confirms_does_not_stand_for_another_that_is_away(tmp_path: Path) -> None:
+    routes = {"r": ["archive", "cloud"], "s": ["cloud"]}
+    async with sparing(tmp_path, routes=routes) as spool:
+        await spool.commit(work("a", route="s"))
+        await spool.nack(await lent(spool, route="s"), delay_s=60.0)
+        await spool.commit(work("b"))
+        assert await deliver(spool, "archive") == ["b"]
+        await settled(spool)
+
+        await spool.commit(work("c"))
+
+        assert spool.rings.sizes() == {"r": 0, "s": 0}
+        assert await deliver(spool, "cloud") == ["b", "c"]
+        await settled(spool)
+        await spool.commit(work("d"))
+        assert spool.rings.sizes() == {"r": 1, "s": 0}
+
+
+async def test_what_is_in_memory_is_of_the_live_share(tmp_path: Path) -> None:
+    async with sparing(tmp_path) as spool:
+        await spool.commit(work("a"))
+
+        assert await spool.try_lease("cloud", "r", limit=9, max_bytes=MIB, share="older") is None
+        lease = await spool.try_lease("cloud", "r", limit=9, max_bytes=MIB, share="live")
+        assert lease is not None
+        await spool.nack(lease, delay_s=0.0)
+        again = await spool.try_lease("cloud", "r", limit=9, max_bytes=MIB, share="live")
+
+        assert again is not None
+        assert [stored.key for stored in again.results] == ["a"]
+        await spool.ack(again, refused={})
+        assert (await spool.books()).balanced
