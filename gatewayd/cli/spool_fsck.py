@@ -20,6 +20,7 @@ from gatewayd.spool.database import PAGE_BYTES
 from gatewayd.spool.fsck import Report
 from gatewayd.spool.fsck import check_spool as look
 from gatewayd.spool.migrations import MIGRATIONS
+from gatewayd.spool.reader import is_in_use
 from gatewayd.spool.salvage import Salvaged, salvage
 
 
@@ -76,9 +77,13 @@ def _verdict(report: Report) -> str:
 
 
 def _salvage(config: Path, spool: Path, target: Path) -> Salvaged:
-    """Out of a copy, for the original may be in use. Raises GatewaydError when `target` is there already."""
+    """Out of a copy. Raises GatewaydError when `target` is there already, or a daemon still changes the spool."""
     if target.exists():
         raise GatewaydError(f"{target} is there already: name a new file")
+    if is_in_use(spool):
+        error = GatewaydError(f"{spool} is in use: what is copied of it now would not fit together")
+        error.hint = "stop the daemon first; to get rows out of a spool in use: gatewayd spool export"
+        raise error
     loaded = load(config)
     routes: Mapping[str, Sequence[str]] = {name: route.sinks for name, route in loaded.routes.items()}
     with tempfile.TemporaryDirectory(prefix=".gatewayd-salvage-", dir=target.absolute().parent) as folder:

@@ -1,6 +1,5 @@
 """`gatewayd spool requeue` and `purge`: an order to the running daemon, or, where none runs, carried out here."""
 
-import fcntl
 import os
 import pwd
 import sys
@@ -27,6 +26,7 @@ from gatewayd.spool.browse import Browser, Pick, Row, payload_bytes
 from gatewayd.spool.opening import Opened, open_store
 from gatewayd.spool.orders import Answer, Desk, What, carry_out
 from gatewayd.spool.policy import RoutePolicy
+from gatewayd.spool.reader import is_in_use
 
 _STEPS = {"requeue": requeue.step, "purge": purge.step}
 _VERBS = {"requeue": ("brought back", "would be brought back"), "purge": ("given up", "would be given up for good")}
@@ -129,20 +129,10 @@ def _open(path: Path, config: Config) -> Opened:
 
 
 def _is_in_use(path: Path) -> bool:
-    """Whether a daemon has the spool open. Looked at under its lock, for its files say nothing after a crash."""
     try:
-        file = os.open(path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+        return is_in_use(path)
     except PermissionError as error:
         raise _not_ours(path) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(file)
-    return False
 
 
 def _give_to_daemon(path: Path, what: What, pick: Pick, wait_s: float) -> Answer:

@@ -4,6 +4,9 @@ Invariants: nothing is written; no damage ends the check, it is counted and told
 that the daemon's WAL can be folded meanwhile. SQLite's check is one long read: of a spool in use the WAL grows as long.
 """
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +20,7 @@ from gatewayd.spool.browse import row_id
 from gatewayd.spool.database import BUSY_MS
 from gatewayd.spool.dead import COLUMNS, read_letter
 from gatewayd.spool.migrations import MIGRATIONS, SEQ_BITS, SEQ_MASK, route_range
-from gatewayd.spool.reader import connect, file_bytes
+from gatewayd.spool.reader import connect, file_bytes, is_in_use
 from gatewayd.spool.rows import read_entry
 from gatewayd.spool.salvage import is_log_damaged
 from gatewayd.spool.scan import Scan
@@ -88,25 +91,53 @@ def check_spool(path: Path, *, full: bool = False, progress: Callable[[str], Non
     )
     opening = Check(name="file", n=1)
     report.checks = [opening]
-    try:
-        connection = connect(path)
-        connection.set_busy_timeout(BUSY_MS)
-        report.version = int(connection.pragma("user_version"))
-    except apsw.Error as error:
-        opening.bad(f"SQLite cannot open it: {error}")
-        return report
-    try:
-        # What a log holds that is broken in the middle, SQLite forgets without a word. Never asked of a spool in use.
-        if not _is_in_use(path) and is_log_damaged(path):
-            opening.bad("the log (-wal) is damaged: SQLite would forget commits that are in it")
-        _look(connection, report, full=full, progress=progress)
-    finally:
-        connection.close()
+    is_used = _is_in_use(path)
+    with _undisturbed(path, is_used=is_used) as readable:
+        try:
+            connection = connect(readable)
+            connection.set_busy_timeout(BUSY_MS)
+            report.version = int(connection.pragma("user_version"))
+        except apsw.Error as error:
+            opening.bad(f"SQLite cannot open it: {error}")
+            return report
+        try:
+            # What a log holds that is broken in the middle, SQLite forgets without a word; one in use is growing.
+            if not is_used and is_log_damaged(path):
+                opening.bad("the log (-wal) is damaged: SQLite would forget commits that are in it")
+            _look(connection, report, full=full, progress=progress)
+        finally:
+            connection.close()
     return report
 
 
 def _is_in_use(path: Path) -> bool:
-    return path.with_name(path.name + "-shm").exists()
+    try:
+        return is_in_use(path)
+    except PermissionError:
+        return True
+
+
+@contextmanager
+def _undisturbed(path: Path, *, is_used: bool) -> Iterator[Path]:
+    """The spool under another name, where SQLite would make files beside it to read its log."""
+    log = path.with_name(path.name + "-wal")
+    if is_used or not log.exists():
+        yield path
+        return
+    beside = path.absolute().parent
+    with tempfile.TemporaryDirectory(
+        prefix=".gatewayd-fsck-", dir=beside if os.access(beside, os.W_OK) else None
+    ) as folder:
+        for file in (path, log):
+            _link(file, Path(folder) / file.name)
+        yield Path(folder) / path.name
+
+
+def _link(file: Path, name: Path) -> None:
+    try:
+        name.hardlink_to(file)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(file, name)
 
 
 def _look(connection: apsw.Connection, report: Report, *, full: bool, progress: Callable[[str], None]) -> None:

@@ -3,6 +3,8 @@
 Never writes and never checkpoints. Every read is short: a long one would keep the daemon's WAL from being reused.
 """
 
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -145,6 +147,24 @@ class SpoolReader:
             for (route_id,) in rows(self._connection, "SELECT id FROM routes")
         ]
         return min((time for time in oldest if time is not None), default=None)
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a daemon, or a command in its place, has the spool open. Raises PermissionError when we may not know.
+
+    Looked at under its lock, for its files say nothing after a crash.
+    """
+    try:
+        file = os.open(path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def connect(path: Path) -> apsw.Connection:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import apsw
 import pytest
 
 from gatewayd.spool.migrations import MIGRATIONS
+from tests.sim.real_spool import opened, work
 from tests.unit.test_cli import Command, gatewayd  # noqa: F401 - a fixture
 from tests.unit.test_cli_spool import plain, spool_command  # noqa: F401 - a fixture
 
@@ -94,6 +96,46 @@ def zero_the_header(content: bytearray) -> None:
 
 def cut(content: bytearray) -> None:
     del content[len(content) // 2 :]
+
+
+@pytest.fixture
+async def copy(tmp_path: Path) -> Path:
+    """A copy of a spool that was in use, as a power cut leaves one: much of it is in its log."""
+    (tmp_path / "live").mkdir()
+    (tmp_path / "copy").mkdir()
+    async with opened(tmp_path / "live") as running:
+        for n in range(20):
+            await running.commit(work(f"k-{n}", size=300))
+        for name in ("spool.db", "spool.db-wal"):
+            shutil.copyfile(tmp_path / "live" / name, tmp_path / "copy" / name)
+    return tmp_path / "copy" / "spool.db"
+
+
+def test_a_copy_with_its_log_is_examined_and_nothing_is_left_beside_it(spool: Command, copy: Path) -> None:
+    said = json.loads(spool("fsck", str(copy), "--json").out)
+
+    assert (said["clean"], said["readable"], said["wal_bytes"] > 0) == (True, 20, True)
+    assert sorted(os.listdir(copy.parent)) == ["spool.db", "spool.db-wal"]
+
+
+def test_a_log_that_is_damaged_in_the_middle_is_damage(spool: Command, copy: Path) -> None:
+    log = copy.with_name("spool.db-wal")
+    content = bytearray(log.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    log.write_bytes(content)
+
+    answer = spool("fsck", str(copy))
+
+    assert (answer.status, "file: the log (-wal) is damaged" in answer.out) == (1, True)
+
+
+async def test_a_spool_in_use_is_examined_and_not_salvaged(spool: Command, tmp_path: Path) -> None:
+    async with opened(tmp_path / "state", routes={"ovens": ["file", "cloud"]}):
+        examined, salvaged = spool("fsck"), spool("fsck", "--salvage-to", "new.db")
+
+    assert (examined.status, examined.out.splitlines()[-1]) == (0, "Clean.")
+    assert (salvaged.status, "is in use" in salvaged.err) == (1, True)
+    assert not (tmp_path / "new.db").exists()
 
 
 @pytest.mark.parametrize("damage", [zero_the_middle, zero_the_header, cut, damage_nothing_at_all])
