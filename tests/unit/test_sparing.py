@@ -6,7 +6,7 @@ from pathlib import Path
 from gatewayd.ports import DeadLetter, Lease, Work
 from gatewayd.spool import SqliteSpool
 from gatewayd.spool.policy import RoutePolicy
-from tests.sim.real_spool import FakeClock, opened, work
+from tests.sim.real_spool import MIB, FakeClock, opened, work
 from tests.sim.sparing import SPARING, deliver, lent, lines, on_disk, settled, sparing
 
 
