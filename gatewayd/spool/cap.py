@@ -155,47 +155,51 @@ class Cap:
     def make_room(self, need_bytes: int, route: str | None = None) -> int:
         """Evict and thin until `need_bytes` fit, or nothing is left that may be taken; the room there is then.
 
-        `route` needs the room; None: the spool itself does.
+        `route` needs the room; None: the spool itself does. Every new row must be in its table, for it counts, and may
+        be what is taken.
         """
         room = self.room_bytes()
         if room >= need_bytes:
             return room
-        needing = None if route is None else Needing(route, self._policy(route))
-        goal = need_bytes + _SLACK_BYTES
-        added = self.used_bytes
         self.measure()
-        added -= self.used_bytes  # what this transaction is still going to insert, by estimate
-        while (room := self.room_bytes() - added) < goal and self._take(goal - room, needing):
-            self.measure()
-        self.used_bytes += added
+        return self._free(need_bytes + _SLACK_BYTES, None if route is None else Needing(route, self._policy(route)))
+
+    def _free(self, goal_bytes: int, needing: Needing | None) -> int:
+        room = self.room_bytes()
+        for spans in (self._spans, _nothing):
+            candidates = {(one.route, one.table): one for one in self._candidates(spans)}
+            while room < goal_bytes and (victim := choose(list(candidates.values()), needing)) is not None:
+                route, table = victim.candidate.route, victim.candidate.table
+                self._lose(victim, goal_bytes - room, spans(route))
+                # Nothing has changed for the others: each is looked at once, however many rows have to go.
+                del candidates[route, table]
+                if (left := self._candidate(route, table, spans)) is not None:
+                    candidates[route, table] = left
+                self.measure()
+                room = self.room_bytes()
         return room
 
-    def _take(self, n_bytes: int, needing: Needing | None) -> bool:
-        for spans in (self._spans, _nothing):
-            victim = choose(self._candidates(spans), needing)
-            if victim is not None:
-                self._lose(victim, n_bytes, spans(victim.candidate.route))
-                return True
-        return False
-
     def _candidates(self, spans: Callable[[str], Sequence[Span]]) -> list[Candidate]:
-        candidates = []
-        for route, route_id in self._positions.route_ids.items():
-            policy = self._policy(route)
-            begin, end = route_range(route_id)
-            for table in _OLDEST if policy.when_full != "block" else ():
-                row = first_free(self._connection, table, begin, end, spans(route) if table == "results" else ())
-                if not row:
-                    continue
-                thins = table == "results" and policy.when_full == "thin"
-                next_row = self._thinner.next_row(route, self._spans(route)) if thins else 0
-                candidates.append(Candidate(route, table, policy, (next_row or row) & SEQ_MASK, bool(next_row)))
-        return candidates
+        found = [self._candidate(route, table, spans) for table in _OLDEST for route in self._positions.route_ids]
+        return [candidate for candidate in found if candidate is not None]
+
+    def _candidate(self, route: str, table: str, spans: Callable[[str], Sequence[Span]]) -> Candidate | None:
+        policy = self._policy(route)
+        if policy.when_full == "block":
+            return None
+        begin, end = route_range(self._positions.route_ids[route])
+        is_results = table == "results"
+        row = first_free(self._connection, table, begin, end, spans(route) if is_results else ())
+        if not row:
+            return None
+        thins = is_results and policy.when_full == "thin"
+        next_row = self._thinner.next_row(route, self._spans(route)) if thins else 0
+        return Candidate(route, table, policy, (next_row or row) & SEQ_MASK, bool(next_row))
 
     def _lose(self, victim: Victim, n_bytes: int, spans: Sequence[Span]) -> None:
         candidate = victim.candidate
         if candidate.is_thinnable:
-            # The next look at the candidates shows whether there was anything left to thin.
+            # The next look at the candidate shows whether there was anything left to thin.
             self._added_bytes += self._thinner.thin(candidate.route, self._spans(candidate.route))
             return
         self._evict(candidate.table, candidate.route, victim.until_seq, n_bytes, spans)

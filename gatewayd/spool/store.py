@@ -161,9 +161,7 @@ class Store:
 
     def flush(self) -> None:
         """Write what was buffered; the transaction is then ready to commit."""
-        sql.insert(self._connection, "results", self._results)
-        sql.insert(self._connection, "journal", self._journal)
-        self._results, self._journal = [], []
+        self._insert_rows()
         self.seen.flush(self._connection)
         self.ledger.flush(self._connection)
         self.ages.flush(self._connection, self._written_seq, self._seq)
@@ -172,6 +170,11 @@ class Store:
         if not self._is_marked and self._connection.total_changes() != self._n_changes:
             # With the first change of this life and not before, so that a full disk does not keep us from starting.
             self._connection.execute("UPDATE meta SET value = 0 WHERE name = 'clean'")
+
+    def _insert_rows(self) -> None:
+        sql.insert(self._connection, "results", self._results)
+        sql.insert(self._connection, "journal", self._journal)
+        self._results, self._journal = [], []
 
     def commit(self) -> None:
         """Put the transaction on disk."""
@@ -267,8 +270,9 @@ class Store:
         if self.cap.blocks(route):
             if not work.done and self.cap.room_bytes() - self.cap.group_bytes < need:  # that is left for answers
                 raise SpoolFull(f"route {route}: spool.max_bytes leaves no room for {need} bytes")
-        else:
-            # What does not fit even in an emptied spool is taken and evicted at once, see `_fitting`.
+        elif self.cap.room_bytes() < need:
+            self._insert_rows()
+            # What does not fit even in an emptied spool is taken and evicted at once, see `_n_too_many`.
             need = min(need, self.cap.make_room(need, route))
         self.cap.add(max(0, need))
         return need
