@@ -42,6 +42,8 @@ def kill(folder: Path, seed: int, *, mode: str, n_kills: int, min_resent: int = 
         line.fresh_event_ok = the.is_fresh_through()
         the.close_books(line)
     judge(line, min_acked=n_kills * 50, min_faults=n_kills, min_resent=min_resent)
+    if line.more["lives_that_delivered"] < n_kills // 4:
+        line.problems.append(f"vacuous: only {line.more['lives_that_delivered']} lives came as far as to deliver")
     return line
 
 
@@ -56,14 +58,18 @@ def kill_at_random(the: Bench, subject: Subject, line: Line, *, n_kills: int) ->
     longest_s = _LIVES_S[1] + (max(0.0, time.monotonic() - began_s - 0.5) if isinstance(subject, Gateway) else 0.0)
     device = the.send(per_s=_PER_S)
     time.sleep(0.5)
+    n_there = n_lives = 0
     for n in range(n_kills):
         if n % _SAY_EVERY == _SAY_EVERY - 1:
             say(f"{line.subject}: {n + 1} of {n_kills} kills, {the.ledger.read()} messages at the cloud")
         the.watch.look()
         subject.kill()
+        n_before, n_there = n_there, the.ledger.read()
+        n_lives += n_there > n_before
         line.faults += 1
         subject.start(ready=False)
         time.sleep(chance.uniform(_LIVES_S[0], longest_s))
+    line.more["lives_that_delivered"] = n_lives
     subject.kill()
     line.faults += 1
     began_s = time.monotonic()
