@@ -43,7 +43,7 @@ class RingMachine(RuleBasedStateMachine):
         self.spool = self.do(self.open())
         self.n_keys = 0
         self.there: dict[tuple[str, str], list[str]] = {pair: [] for pair in PAIRS}  # owed to the sink, in order
-        self.had: dict[tuple[str, str], set[str]] = {pair: set() for pair in PAIRS}  # since the last start
+        self.known: dict[str, list[str]] = {route: [] for route in ROUTES}  # keys taken in since the last start
         self.n_received = 0
         self.leases: dict[tuple[str, str], Lease] = {}
         self.dues: dict[tuple[str, str], float] = {}
@@ -75,6 +75,7 @@ class RingMachine(RuleBasedStateMachine):
         return [f"key-{i}" for i in range(self.n_keys - n, self.n_keys)]
 
     def owe(self, route: str, keys: list[str]) -> None:
+        self.known[route] += keys
         for sink in ROUTES[route]:
             self.there[route, sink] += keys
 
@@ -104,8 +105,7 @@ class RingMachine(RuleBasedStateMachine):
 
     @rule(route=_route)
     def take_in_again(self, route: str) -> None:
-        known = sorted({*self.there[route, "cloud"], *self.had[route, "cloud"]})
-        if known:
+        if known := self.known[route]:
             self.do(self.spool.commit(Work(route=route, results=[result(known[0]), result(known[-1])])))
 
     @rule(route=_route)
@@ -141,7 +141,6 @@ class RingMachine(RuleBasedStateMachine):
         keys = [stored.key for stored in lease.results]
         self.do(self.spool.ack(lease, refused={keys[0]: "no"} if refuse else {}))
         self.there[pair] = self.there[pair][len(keys) :]
-        self.had[pair] |= set(keys)
 
     @rule(pair=_pair, delay_s=st.sampled_from([0.0, 3.0]))
     def nack(self, pair: tuple[str, str], delay_s: float) -> None:
@@ -207,7 +206,7 @@ class RingMachine(RuleBasedStateMachine):
         self.n_received = sum(lines["received"] for lines in books.messages.values())
 
     def forget_leases(self) -> None:
-        self.had = {pair: set() for pair in PAIRS}  # keys of results that have gone are not kept on disk
+        self.known = {route: [] for route in ROUTES}  # keys of results that have gone are not kept on disk
         self.voided = [*self.leases.values()]
         self.leases.clear()
         self.dues.clear()
