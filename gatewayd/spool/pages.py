@@ -7,7 +7,7 @@ Format: https://www.sqlite.org/fileformat2.html; the file is of 4096-byte pages 
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ _TABLE, _INDEX = 0x0D, 0x0A  # leaves
 _INNER = (0x02, 0x05)
 _MAX_LOCAL = {_TABLE: PAGE_BYTES - 35, _INDEX: (PAGE_BYTES - 12) * 64 // 255 - 23}
 _MIN_LOCAL = (PAGE_BYTES - 12) * 32 // 255 - 23
-_MAX_PAGES = 1 << 24  # 64 GiB
 _MAX_COLUMNS = 16
 _MIN_HEAD, _MAX_HEAD = 3, 1 + 5 * _MAX_COLUMNS  # bytes
-_MAX_CARVED = 1024  # pages searched byte by byte: a start must come to an end
-_INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}  # serial type -> bytes
-_BAD = (IndexError, ValueError, struct.error)
+_MAX_CARVED = 256  # pages searched byte by byte: a start must come to an end
+_SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # bytes by serial type, up to 9; 10 and 11 are none
+_BAD = (IndexError, ValueError, OverflowError, struct.error)
 
 Row = tuple[int, tuple[Any, ...]]  # id (0 in a table without), columns
 
@@ -38,15 +37,15 @@ class Pages:
         self.n_file = os.fstat(self._file).st_size // PAGE_BYTES
         self._frames: dict[int, list[Frame]] = {}
         n_after = 0
+        n_known = max([self.n_file, *(frame.page for frame in wal.frames if frame.is_whole)])
         for frame in wal.committed():
-            if not 0 < frame.page <= _MAX_PAGES:
-                continue
+            if not 0 < frame.page <= n_known:
+                continue  # a damaged number
             known = self._frames.setdefault(frame.page, [])
             if frame.is_whole:
                 known.clear()
             known.insert(0, frame)
             n_after = frame.n_pages or n_after
-        n_known = max(self.n_file, *self._frames, 0, 0)
         self.n_pages = min(n_after, n_known) if n_after else n_known
         self.n_bad = 0
         self.n_carved = 0
@@ -141,20 +140,21 @@ class Pages:
         row = 0
         if kind == _TABLE:
             row, at = _varint(content, at)
-        if not 2 <= n_bytes <= self.n_pages * PAGE_BYTES:
-            raise ValueError("no row is of that size")
         if not _MIN_HEAD <= content[at] <= _MAX_HEAD:
             raise ValueError("not the head of a row")
+        types, n_head = _types(content[at : at + _MAX_HEAD])
+        # Before a chain of pages is followed for it, which may be a long way for nothing.
+        if n_head + sum(map(_size, types)) != n_bytes or n_bytes > self.n_pages * PAGE_BYTES:
+            raise ValueError("a row of another length")
         payload = content[at : at + n_bytes]
         if n_bytes > _MAX_LOCAL[kind]:
             n_local = _MIN_LOCAL + (n_bytes - _MIN_LOCAL) % (PAGE_BYTES - 4)
             n_local = n_local if n_local <= _MAX_LOCAL[kind] else _MIN_LOCAL
-            _types(content[at : at + n_local])  # before a chain of pages is followed for it
             following = int.from_bytes(content[at + n_local : at + n_local + 4], "big")
             payload = content[at : at + n_local] + self._overflow(following, n_bytes - n_local)
         if len(payload) != n_bytes:
             raise ValueError("a row that is cut off")
-        return row - (1 << 64) if row >> 63 else row, _record(payload)
+        return row - (1 << 64) if row >> 63 else row, _values(types, payload, n_head)
 
     def _overflow(self, number: int, n_bytes: int) -> bytes:
         parts = []
@@ -189,26 +189,22 @@ def _types(payload: bytes) -> tuple[list[int], int]:
     return types, at
 
 
-def _record(payload: bytes) -> tuple[Any, ...]:
-    types, at = _types(payload)
+def _size(kind: int) -> int:
+    return (kind - 12) // 2 if kind >= 12 else _SIZES[kind]
+
+
+def _values(types: Sequence[int], payload: bytes, at: int) -> tuple[Any, ...]:
     values: list[Any] = []
     for kind in types:
+        end = at + _size(kind)
+        part = payload[at:end]
         if kind >= 12:
-            n_bytes = (kind - 12) // 2
-            part = payload[at : at + n_bytes]
             values.append(part.decode() if kind % 2 else part)
-        elif kind in _INTEGERS:
-            n_bytes = _INTEGERS[kind]
-            values.append(int.from_bytes(payload[at : at + n_bytes], "big", signed=True))
         elif kind == 7:
-            n_bytes = 8
-            values.append(struct.unpack_from(">d", payload, at)[0])
+            values.append(struct.unpack(">d", part)[0])
         elif kind in {0, 8, 9}:
-            n_bytes = 0
             values.append(None if kind == 0 else kind - 8)
         else:
-            raise ValueError("a type there is not")
-        at += n_bytes
-    if at != len(payload):
-        raise ValueError("a row of another length")
+            values.append(int.from_bytes(part, "big", signed=True))
+        at = end
     return tuple(values)
