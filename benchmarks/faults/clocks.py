@@ -19,11 +19,11 @@ from tests.sim.gateway import Gateway, wait_until
 from tests.sim.oracle import FRESH, LOSS, Line, judge
 from tests.sim.rig import Bench, bench
 
-_PER_S = 200
+_PER_S = 100
 _RUN_S = 1.5
 _ASKED_S = 1.3  # the daemon looks at the file once a second
 _BENT_S = 2.5  # libfaketime at its own every one or two
-_ON_THE_WAY = 100  # results whose time was taken before the clock stepped, and that were stored after: half a second's
+_ON_THE_WAY = 50  # results whose time was taken before the clock stepped, and that were stored after: half a second's
 _RIGHT_WITHIN_S = 1.0
 _TTL_S = 3.0
 _N_BRIEF = 300
@@ -80,7 +80,7 @@ def bend(folder: Path, seed: int, name: str, library: Path) -> Line:
         _let_out(the, line)
         device.halt()
         device.finish()
-        the.settle()
+        the.settle(patience_s=40.0)
         line.fresh_event_ok = the.is_fresh_through()
         the.close_books(line)
         _look_at_times(the, line, began)

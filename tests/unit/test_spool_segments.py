@@ -24,9 +24,9 @@ def lives(tmp_path: Path, bent: BentClock) -> Lives:
 
 def test_times_of_a_synchronized_clock_stay_as_they_are(lives: Lives, bent: BentClock) -> None:
     stored = bent.wall
-    lives.add(1)
+    lives.add(1, route="kept")
     bent.pass_s(2 * DAY_S)
-    lives.add(1)
+    lives.add(1, route="kept")
 
     assert [(one.time, one.clock) for one in lives.results("kept")] == [(stored, ""), (stored + 2 * DAY_S, "")]
 
