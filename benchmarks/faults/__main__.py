@@ -1,6 +1,6 @@
 """The proof that nothing is lost: all cases of faults, one JSON line a part, and a table at the end.
 
-python -m benchmarks.faults [--long] [--only 1,2] [--seed 1] [--without-alternatives] [--at-once 2]
+python -m benchmarks.faults [--long] [--only 1,2] [--seed 1] [--without-alternatives] [--at-once 3]
 
 Exit status 0 only when every case holds. Each line is also appended to benchmarks/results/faults.jsonl, and the table
 of the last whole run is in benchmarks/results/faults.md.
@@ -130,7 +130,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=_numbers, help="cases to run, e.g. 1,2")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--without-alternatives", action="store_true", help="gatewayd alone")
-    parser.add_argument("--at-once", type=int, default=2, help="parts that play at the same time")
+    parser.add_argument(
+        "--at-once", type=int, default=3, help="parts that play at the same time; most of them wait most of the time"
+    )
     parser.add_argument("--results", type=Path, default=_RESULTS, help="folder of faults.jsonl and faults.md")
     return parser.parse_args()
 

@@ -26,9 +26,9 @@ def subscribe(client: mqtt.Client, *_: Any) -> None:
 def main() -> None:
     """Run for ever."""
     queue = persistqueue.SQLiteAckQueue("queue", multithreading=True, auto_commit=True)
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="persist-queue", clean_session=False)
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="persist-queue", clean_session=False)  # type: ignore[attr-defined]
     client.on_connect = subscribe
-    client.on_message = lambda _client, _data, message: queue.put(message.payload)  # paho acknowledges after this
+    client.on_message = lambda _client, _data, message: (queue.put(message.payload), None)[1]  # acknowledged after it
     client.reconnect_delay_set(1, 2)
     client.connect("127.0.0.1", int(sys.argv[1]))
     client.loop_start()
