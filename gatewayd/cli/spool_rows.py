@@ -1,7 +1,7 @@
 """`gatewayd spool ls` and `show`: rows for people, and the same as JSON."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from gatewayd.ports import DeadLetter, JournalEntry, RawMessage, StoredResult
 from gatewayd.spool.browse import Browser, Pick, Row, payload_bytes, picks_of
 
 _DETAIL = 200  # characters of a dead letter's detail in a table
+_DAMAGED = "DAMAGED"
+_TOPIC = 40  # characters of a topic in a table
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -95,41 +97,51 @@ def print_rows(config: Path, pick: Pick, *, limit: int, as_json: bool) -> None:
 
 
 def _print_results(found: Iterable[Row]) -> None:
-    rows = [
-        (*_head(row), *((value.kind, value.subject) if isinstance(value := row.value, StoredResult) else _damaged(2)),
-         human_bytes(payload_bytes(row)), _sinks(row))
-        for row in found
-    ]  # fmt: skip
-    _print("Results, oldest first", ["kind", "subject", "size", "sinks"], rows)
+    _print("Results, oldest first", ["kind", "subject", "size", "sinks"], found, _result_cells)
 
 
 def _print_messages(found: Iterable[Row]) -> None:
-    rows = [
-        (*_head(row), *((value.message.topic, human_bytes(payload_bytes(row)), value.attempts)
-         if isinstance(value := row.value, JournalEntry) else _damaged(3)))
-        for row in found
-    ]  # fmt: skip
-    _print("Messages of the journal, oldest first", ["topic", "size", "attempts"], rows)
+    _print("Messages of the journal, oldest first", ["topic", "size", "attempts"], found, _message_cells)
 
 
 def _print_letters(found: Iterable[Row]) -> None:
-    rows = [
-        (*_head(row), *((value.sink or "-", value.reason, value.topic, human_bytes(payload_bytes(row)),
-         value.detail[:_DETAIL]) if isinstance(value := row.value, DeadLetter) else _damaged(5)))
-        for row in found
-    ]  # fmt: skip
-    _print("Dead letters, newest first", ["sink", "reason", "topic", "size", "detail"], rows)
+    _print("Dead letters, newest first", ["sink", "reason", "topic", "size", "detail"], found, _letter_cells)
 
 
-def _print(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
-    print_table(f"{title} (times in UTC)", ["id", "time", "route", *columns], rows, whole=("id", "time", "size"))
+def _result_cells(row: Row) -> tuple[object, ...]:
+    value = row.value
+    if not isinstance(value, StoredResult):
+        return _DAMAGED, "", "", _sinks(row)
+    return value.kind, _short(value.subject), human_bytes(payload_bytes(row)), _sinks(row)
+
+
+def _message_cells(row: Row) -> tuple[object, ...]:
+    value = row.value
+    if not isinstance(value, JournalEntry):
+        return _DAMAGED, "", ""
+    return _short(value.message.topic), human_bytes(payload_bytes(row)), value.attempts
+
+
+def _letter_cells(row: Row) -> tuple[object, ...]:
+    value = row.value
+    if not isinstance(value, DeadLetter):
+        return "", _DAMAGED, "", "", ""
+    size = human_bytes(payload_bytes(row))
+    return value.sink or "-", value.reason, _short(value.topic), size, value.detail[:_DETAIL]
+
+
+def _print(title: str, columns: list[str], found: Iterable[Row], cells: Callable[[Row], tuple[object, ...]]) -> None:
+    rows = [(*_head(row), *cells(row)) for row in found]
+    whole = ("id", "time", "size", "topic", "subject")
+    print_table(f"{title} (times in UTC)", ["id", "time", "route", *columns], rows, whole=whole)
 
 
 _TABLES = {"results": _print_results, "journal": _print_messages, "dead": _print_letters}
 
 
-def _damaged(n_columns: int) -> tuple[str, ...]:
-    return ("DAMAGED", *[""] * (n_columns - 1))
+def _short(topic: str) -> str:
+    """On one line, so that it can be searched for; `show` has all of it."""
+    return topic if len(topic) <= _TOPIC else f"{topic[: _TOPIC // 2]}…{topic[1 - _TOPIC // 2 :]}"
 
 
 def _head(row: Row) -> tuple[str, str, str]:
