@@ -130,9 +130,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=_numbers, help="cases to run, e.g. 1,2")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--without-alternatives", action="store_true", help="gatewayd alone")
-    parser.add_argument(
-        "--at-once", type=int, default=3, help="parts that play at the same time; most of them wait most of the time"
-    )
+    parser.add_argument("--at-once", type=int, default=3, help="parts that play at once; most only wait")
     parser.add_argument("--results", type=Path, default=_RESULTS, help="folder of faults.jsonl and faults.md")
     return parser.parse_args()
 

@@ -48,7 +48,7 @@ def kill_parts(run: Run) -> list[Part]:
 def offline_parts(run: Run) -> list[Part]:
     """Case 8: a great many messages while the cloud is away. Who writes everything with each change gets fewer."""
     n_ours = run.size(100_000, 1_000_000)
-    sizes = {name: n_ours // 10 for name in installed()} | dict.fromkeys(_SAVES_ALL & set(installed()), n_ours // 50)
+    sizes = dict.fromkeys(installed(), n_ours // 10) | dict.fromkeys(_SAVES_ALL & set(installed()), n_ours // 50)
     return [
         Part(
             offline.TEST,
