@@ -280,3 +280,23 @@ async def test_a_full_route_that_blocks_takes_answers_only_within_the_cap_and_go
         assert [await outcome(spool.commit(answer)) for answer in answers[n_stored : n_stored + 5]] == ["stored"] * 5
         books = await spool.books()
         assert (books.messages["r"]["handled"], books.balanced) == (n_stored + 5, True)
+
+
+async def test_within_a_group_too_a_lower_priority_goes_first(tmp_path: Path) -> None:
+    routes = {"low": ["cloud"], "high": ["cloud"]}
+    policies = {"low": RoutePolicy(priority=0), "high": RoutePolicy(priority=9, when_full="evict_lowest_priority")}
+    n_rounds_with_losses, n_high = 0, 0
+    async with opened(tmp_path, max_bytes=4 * MIB, routes=routes, policies=policies, commit_window_ms=20) as spool:
+        await fill(spool, "high", 125)
+        for n in range(30):
+            low = work(*(f"low-{n}-{i}" for i in range(2)), route="low", size=8_000)
+            high = work(*(f"high-{n}-{i}" for i in range(4)), route="high", size=20_000)
+            await asyncio.gather(spool.commit(low), spool.commit(high))
+
+            lost = (await evicted(spool))["high"]
+            if lost > n_high:
+                assert (await spool.books()).results["low"]["cloud"]["pending"] == 0
+            n_rounds_with_losses += lost > n_high
+            n_high = lost
+
+    assert n_rounds_with_losses > 5
