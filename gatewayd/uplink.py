@@ -37,7 +37,7 @@ class UplinkConfig:
     max_batch: int = 256
     max_batch_bytes: int = 524_288
     live_first: frozenset[str] = frozenset()  # routes whose fresh results go before those that wait from an outage
-    max_yield_s: float = 2.0  # so long older results give way to live ones, then they send one request
+    max_yield_s: float = 2.0  # so long, at most, older results give way to live ones before they send one request
     max_probe: int = 16  # most results in the request that asks whether a sink is back
     timeout_s: float = 30.0
     retry_max_s: float = 300.0
@@ -203,8 +203,9 @@ async def _deliver(up: _Uplink, standing: Standing, delivery: Delivery) -> float
         # A lease must not lapse in our hands. What is settled stays settled, so each turn makes progress.
         if n_requests and up.clock.monotonic() - began_s + up.config.timeout_s > up.config.lease_s:
             return 0.0
-        if standing.share == "older":
-            await up.turns.give_way()
+        is_older = standing.share == "older"
+        if is_older:
+            await up.turns.give_way(is_away=up.gate.is_away)
         until_s = began_s + up.config.lease_s - up.config.timeout_s
         fare = await up.throttle.enter(standing.route, part, is_live=standing.share == "live", until_s=until_s)
         if fare is None:
@@ -214,12 +215,15 @@ async def _deliver(up: _Uplink, standing: Standing, delivery: Delivery) -> float
             up.throttle.leave(fare, is_sent=False)
             return 0.0  # not the time: `gate.wait` says when
         n_requests += 1
+        sent_at_s = up.clock.monotonic()
         try:
             delay_s = await _send(up, standing, delivery, part, ticket)
         finally:
             up.throttle.leave(fare)
         if delay_s is not None:
             return delay_s
+        if is_older:
+            up.turns.took(up.clock.monotonic() - sent_at_s)
     return None
 
 

@@ -120,6 +120,26 @@ async def test_older_results_are_never_starved(bench: Bench) -> None:
     assert older[-1] <= 4 * (3.0 + 1.0) + 0.1
 
 
+async def test_beside_endless_live_results_older_ones_have_a_third_of_the_time_of_a_quick_sink(bench: Bench) -> None:
+    bench.spool.add(results("pumps", 400))
+    bench.spool.divide("cloud", "pumps")
+    takes(bench, 0.1)
+
+    async with bench.running("pumps", live_first=LIVE_FIRST, max_batch=10, max_yield_s=60.0):
+        await bench.clock.advance(0.05)
+        for n in range(200):  # 100 a second: there are always live ones
+            bench.spool.add(results("pumps", 1, first=400 + n))
+            await bench.clock.advance(0.01)
+        n_first = len([1 for number in numbers(bench.sink.stored) if number < 400])
+        for n in range(600):
+            bench.spool.add(results("pumps", 1, first=600 + n))
+            await bench.clock.advance(0.01)
+
+    older = [number for number in numbers(bench.sink.stored) if number < 400]
+    assert 10 * 18 <= len(older) - n_first <= 10 * 22  # in six seconds
+    assert older == list(range(len(older)))
+
+
 async def test_live_results_that_the_far_side_chokes_on_do_not_hold_up_the_older_ones(bench: Bench) -> None:
     def chokes(batch: Sequence[StoredResult]) -> None:
         if batch[-1].row >= 30:
