@@ -76,15 +76,14 @@ class AgeClock:
         self._base_s = saved.age_s + max(0.0, passed_s)
 
     def now_s(self) -> float:
-        """The age now."""
-        age_s = self._base_s + max(0.0, self._clock.boottime() - self._at_s)
+        """The age now; for any thread."""
+        passed_s = max(0.0, self._clock.boottime() - self._at_s)
         then = self._then
         if then is not None and self._clock.is_synced() is True:
+            # Set, not added to: another thread may ask at the same moment, and time must not count twice.
+            self._base_s = max(self._base_s, then.age_s + self._clock.now() - then.time - passed_s)
             self._then = None
-            missing_s = max(0.0, then.age_s + self._clock.now() - then.time - age_s)
-            self._base_s += missing_s
-            age_s += missing_s
-        return age_s
+        return self._base_s + passed_s
 
     def saved(self) -> Saved:
         """To be kept."""
