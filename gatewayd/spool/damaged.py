@@ -4,6 +4,7 @@ Invariant: no result is sent and no message handled whose checksum is wrong. Suc
 own: to the dead letters, and in the books as evicted (a result, for each sink that had not had it) or dead (a message).
 """
 
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,7 @@ _RAW = {
     "journal": JOURNAL,
 }
 # Not of the types that a checksum is made of, or text that is none.
-_STRANGE = (TypeError, ValueError, AttributeError, OverflowError, msgspec.DecodeError)
+_STRANGE = (TypeError, ValueError, AttributeError, OverflowError, struct.error, msgspec.DecodeError)
 
 Emit = Callable[[str, Mapping[str, object]], None]
 

@@ -1,5 +1,6 @@
 """The rows of a damaged spool whose checksums are right, by table; results, messages and letters into a fresh spool."""
 
+import struct
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -18,7 +19,13 @@ _INSERT = {
     "journal": "INSERT OR IGNORE INTO journal VALUES (?,?,?,?,?)",
     "dead": "INSERT OR IGNORE INTO dead VALUES (?,?,?,?,?,?,?,?,?,?,?)",
 }
-_STRANGE = (TypeError, ValueError, OverflowError, AttributeError)  # not of the types that a checksum is made of
+_STRANGE = (
+    TypeError,
+    ValueError,
+    OverflowError,
+    AttributeError,
+    struct.error,
+)  # not of the types that a checksum is made of
 
 
 class Finder:

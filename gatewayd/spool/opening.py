@@ -125,6 +125,7 @@ def _open_patiently(
     finish(path)
     ballast = Ballast(path, ballast_bytes_for(config.ballast_bytes, config.max_bytes))
     is_damaged, is_bare = is_log_damaged(path), False
+    has_log = path.with_name(path.name + "-wal").exists() or not path.exists()
     mended: Mended | None = None
     n_tries = 0
     while True:
@@ -149,6 +150,9 @@ def _open_patiently(
             idle = Idle(connection, store.cap, wal_pages=wal_pages_for(config.max_bytes), crash=crash)
             _fit(store, idle)
             ballast.make()
+            if not has_log and not is_damaged and not _was_clean(connection):
+                log.error("spool's log is gone: what was committed since it was last folded is lost", log=f"{path}-wal")
+                events.append(("log_lost", {}))
             return Opened(store, usage, idle, events, mended, ballast, connection, lock)
 
 
@@ -203,6 +207,11 @@ def _reconcile(store: Store, routes: Mapping[str, Sequence[str]], sinks: Collect
         room = store.cap.room_bytes()
         if room <= before:
             break  # nothing is left that may be evicted
+
+
+def _was_clean(connection: apsw.Connection) -> bool:
+    """Whether the last life ended in good order: then its log was folded and removed."""
+    return bool(connection.execute("SELECT value FROM meta WHERE name = 'clean'").get)
 
 
 def _fit(store: Store, idle: Idle) -> None:

@@ -6,6 +6,7 @@ Format: https://www.sqlite.org/fileformat2.html; the file is of 4096-byte pages 
 """
 
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,8 +22,10 @@ _INNER = (0x02, 0x05)
 _MAX_LOCAL = {_TABLE: PAGE_BYTES - 35, _INDEX: (PAGE_BYTES - 12) * 64 // 255 - 23}
 _MIN_LOCAL = (PAGE_BYTES - 12) * 32 // 255 - 23
 _MAX_COLUMNS = 16
-_MIN_HEAD, _MAX_HEAD = 3, 1 + 5 * _MAX_COLUMNS  # bytes
-_MAX_CARVED = 256  # pages searched byte by byte: a start must come to an end
+_MIN_HEAD, _MAX_HEAD = 3, 1 + 4 * _MAX_COLUMNS  # bytes
+# A length, and an id that has a route in its upper bits, as varints: at every place, also within another such.
+_LARGE_ID = re.compile(rb"(?=[\x80-\xff]{0,3}[\x00-\x7f][\x80-\xff]{6})")
+_MAX_CARVED = 16_384  # pages searched byte by byte: a start must come to an end
 _SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # bytes by serial type, up to 9; 10 and 11 are none
 _BAD = (IndexError, ValueError, OverflowError, struct.error)
 
@@ -128,10 +131,10 @@ class Pages:
                 yield from self._carved(content)
 
     def _carved(self, content: bytes) -> Iterator[Row]:
-        """Whatever has the form of a row, in a page that does not say where its rows are."""
-        for at in range(8, PAGE_BYTES - 8):
+        """Whatever has the form of a result or a message, in a page that does not say where its rows are."""
+        for found in _LARGE_ID.finditer(content):
             try:
-                yield self._cell(content, at, _TABLE)
+                yield self._cell(content, found.start(), _TABLE)
             except _BAD:
                 continue
 

@@ -1,5 +1,6 @@
 """A row that is not what was written is never sent nor handled: it leaves, counted, and what is behind it goes on."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -134,3 +135,22 @@ async def test_books_that_do_not_balance_after_a_crash_are_mended(tmp_path: Path
 
     assert books.balanced
     assert books.reasons["results/r/cloud/evicted"] == {"damaged": 1}
+
+
+async def test_a_log_that_is_gone_after_a_crash_is_told(tmp_path: Path) -> None:
+    events: Events = []
+    async with opened(tmp_path / "live", events=events) as spool:
+        await spool.commit(work("a"))
+        for folder in ("crashed", "bare"):
+            (tmp_path / folder).mkdir()
+            shutil.copy(tmp_path / "live" / "spool.db", tmp_path / folder / "spool.db")
+        shutil.copy(tmp_path / "live" / "spool.db-wal", tmp_path / "crashed" / "spool.db-wal")
+    for folder in ("crashed", "live"):
+        async with opened(tmp_path / folder, events=events):
+            pass
+    assert "log_lost" not in dict(events)
+
+    async with opened(tmp_path / "bare", events=events) as spool:
+        await spool.ping()
+
+    assert "log_lost" in dict(events)
