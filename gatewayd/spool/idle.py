@@ -45,7 +45,7 @@ class Idle:
         self._n_used = 0  # pages, when they were last looked at
         self._shrank_at_s = float("-inf")
         self._busy_at_s = 0.0  # when something came last
-        self.duty = Duty()
+        self.duty = Duty(wal_pages)
         self.written = Written(connection, Path(connection.filename_wal))
 
         connection.set_wal_hook(self._committed)
@@ -120,7 +120,10 @@ class Idle:
     def _give_back_some(self, *, is_busy: bool) -> None:
         n_free = int(self._connection.pragma("freelist_count"))
         if n_free > _KEEP_PAGES:
-            n_pages = min(self.duty.n_pages, n_free - _KEEP_PAGES)
+            # A page that is given back is up to three frames (what is moved, its parent, a map); the cap has room for
+            # three times the WAL's length.
+            n_room = self._wal_pages - self._n_frames // 3
+            n_pages = max(1, min(self.duty.n_pages, n_room, n_free - _KEEP_PAGES))
             self._vacuum(n_pages)
             self._n_given += n_pages
             if self._n_given < _FOLD_PAGES and n_free - n_pages > _KEEP_PAGES:

@@ -65,7 +65,7 @@ async def test_pages_in_use_are_not_moved_in_the_middle_of_a_drain(tmp_path: Pat
 
 
 def test_upkeep_takes_a_tenth_of_a_busy_writers_time() -> None:
-    duty = Duty()
+    duty = Duty(256)
 
     duty.took(0.004, 100.0, is_busy=True)
 
@@ -73,30 +73,33 @@ def test_upkeep_takes_a_tenth_of_a_busy_writers_time() -> None:
 
 
 def test_upkeep_of_a_quiet_writer_takes_half_of_it() -> None:
-    duty = Duty()
+    duty = Duty(256)
 
     duty.took(0.004, 100.0, is_busy=False)
 
     assert duty.due_at_s == pytest.approx(100.004)
 
 
-def test_steps_get_shorter_until_they_are_as_short_as_a_commit() -> None:
-    duty = Duty()
-    began = duty.n_pages
-
-    duty.took(0.050, 0.0, is_busy=True)
-    assert duty.n_pages < began
+def test_steps_get_longer_until_they_take_as_long_as_two_commits_and_shorter_beyond() -> None:
+    duty = Duty(256)
     for _ in range(100):
-        duty.committed(0.080)  # a slow disk
-    duty.took(0.030, 0.0, is_busy=True)
-    assert duty.n_pages == began
+        duty.committed(0.040)  # a slow disk
 
     for _ in range(20):
-        duty.took(1.0, 0.0, is_busy=True)
-    assert duty.n_pages > 0
-    for _ in range(20):
-        duty.took(0.0, 0.0, is_busy=True)
-    assert duty.n_pages <= 512
+        duty.took(0.030, 0.0, is_busy=True)
+    longest = duty.n_pages
+    duty.took(0.100, 0.0, is_busy=True)
+
+    assert longest == 256
+    assert duty.n_pages == 128
+
+
+def test_no_step_is_larger_than_the_log_of_a_small_spool_allows() -> None:
+    duty = Duty(32)
+
+    for seconds in (0.0, 0.0, 1.0, 1.0, 0.0, 0.0):
+        duty.took(seconds, 0.0, is_busy=True)
+        assert 1 <= duty.n_pages <= 32
 
 
 def counted(path: Path) -> tuple[apsw.Connection, Written]:
