@@ -11,6 +11,7 @@ atheris`), a C compiler (for power cuts of whole processes), libfaketime (`apt i
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -73,6 +74,7 @@ def main() -> int:
     if find_mosquitto() is None:
         print("mosquitto is not installed: apt install mosquitto", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what plays is cleared away
     run = Run(args.seed, args.long)
     numbers = args.only or list(CASES)
     parts = _parts(run, numbers, with_alternatives=not args.without_alternatives)
