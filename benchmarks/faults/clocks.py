@@ -29,6 +29,7 @@ _ON_THE_WAY = 2 * _PER_S
 _RIGHT_WITHIN_S = 1.0
 _TTL_S = 3.0
 _N_BRIEF = 300
+_MAX_REPORTS = 8  # of the loss: they are results of the route, and wait for the cloud as long as the others did
 _BENT = {"400 days behind": "-400d", "ten years ahead": "+10y"}
 _JUMPS = {"jumps 400 days ahead": "+400d", "jumps a day back": "-1d"}  # after it was right
 
@@ -119,8 +120,10 @@ def expire(folder: Path, seed: int, library: Path) -> Line:
     judge(line, min_acked=_N_BRIEF, min_faults=4)
     if n_early:
         line.problems.append(f"{n_early} results expired before they were {_TTL_S:g} s old")
-    if line.expired != _N_BRIEF:
-        line.problems.append(f"{line.expired} results expired, not {_N_BRIEF}")
+    if not _N_BRIEF <= line.expired <= _N_BRIEF + _MAX_REPORTS or line.delivered_unique:
+        line.problems.append(
+            f"{line.expired} results expired and {line.delivered_unique} arrived, not {_N_BRIEF} and 0"
+        )
     return line
 
 
