@@ -11,6 +11,7 @@ import ctypes
 import time
 from collections.abc import Callable
 from functools import partial
+from functools import lru_cache
 from pathlib import Path
 
 import structlog
@@ -57,11 +58,20 @@ def ask_system(sync_file: Path | None = None) -> bool | None:
 
 def _ask_kernel() -> bool | None:
     # chronyd says it to the kernel only with `rtcsync`, which Debian's chrony.conf has.
-    try:
-        state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
-    except (OSError, AttributeError):
+    libc = _libc()
+    if libc is None:
         return None
+    state = libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
     return None if state < 0 else state != _TIME_ERROR  # -1: a filter of system calls (systemd: ProtectClock=)
+
+
+@lru_cache(maxsize=1)  # a new one each time is garbage in a cycle
+def _libc() -> ctypes.CDLL | None:
+    try:
+        libc = ctypes.CDLL(None)
+    except OSError:
+        return None
+    return libc if hasattr(libc, "adjtimex") else None
 
 
 def _ask_timesyncd() -> bool | None:
