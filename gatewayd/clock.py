@@ -10,8 +10,7 @@ import asyncio
 import ctypes
 import time
 from collections.abc import Callable
-from functools import partial
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import structlog
