@@ -80,4 +80,4 @@ def kill_at_random(the: Bench, subject: Subject, line: Line, *, n_kills: int) ->
     line.recovery_s = round(time.monotonic() - began_s, 2)
     device.halt()
     device.finish()
-    the.settle()
+    the.settle(limit_s=900)  # as long as something arrives
