@@ -76,11 +76,6 @@ class Checked:
         for row in ids:
             yield from self.journal(row - 1, row, 1)
 
-    def check(self, table: str, row: tuple[Any, ...]) -> None:
-        """Raises DamagedRowsError."""
-        if not self.is_whole(table, row):
-            raise DamagedRowsError(table, row[0] - 1, row[0], 1)
-
     def _rows(self, table: str, select: str, first: int, last: int, limit: int) -> Iterator[tuple[Any, ...]]:
         query = f"{select} WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
         try:
