@@ -19,6 +19,7 @@ from gatewayd.spool.ballast import ballast_bytes_for
 from gatewayd.spool.books import Books, read_books
 from gatewayd.spool.cap import REASON, Cap
 from gatewayd.spool.chores import Chore
+from gatewayd.spool.damaged import REASON as DAMAGED
 from gatewayd.spool.damaged import Checked, GiveUp, check_ids
 from gatewayd.spool.dead import DeadLetters
 from gatewayd.spool.holds import Holds
@@ -38,7 +39,8 @@ OnEvent = Callable[[str, Mapping[str, object]], None]
 _ROW_BYTES = 192  # of one row beside its blob: key, kind, subject, trace context and SQLite's own
 _FILL = 1.3  # pages are never quite full
 _MIN_ATTEMPTS_KEPT = 1024
-_GONE = (("evicted", REASON), ("evicted", "purged"), ("expired", expiry.REASON))  # why a row of the journal may be gone
+# Why a row of the journal may be gone while it is being handled.
+_GONE = (("evicted", REASON), ("evicted", "purged"), ("expired", expiry.REASON), ("dead", DAMAGED))
 
 
 class Store:

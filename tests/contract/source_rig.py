@@ -9,12 +9,12 @@ from uuid import uuid4
 
 from mqttium.api import AsyncClient
 
+from gatewayd.clock import SystemClock
 from gatewayd.config import schema
 from gatewayd.keys import KeyMaker
 from gatewayd.mqtt.aiomqtt_source import AiomqttSource
 from gatewayd.mqtt.mqttium_source import MqttiumSource
 from gatewayd.ports import RawMessage
-from tests.conftest import RealClock
 from tests.sim.mosquitto import Mosquitto
 
 QUICK = schema.Reconnect(initial_s=0.1, max_s=0.2, stable_s=1.0)
@@ -118,7 +118,7 @@ class Rigs:
             filters=filters or [(f"{root}/#", 1)],
             password=password,
             keys=KeyMaker("00c0ffee00c0ffee"),
-            clock=RealClock(),
+            clock=SystemClock(),
             draw=lambda: 0.5,
             on_event=lambda event, attributes: events.append((event, dict(attributes))),
             remembered=remembered,

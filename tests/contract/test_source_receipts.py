@@ -136,13 +136,13 @@ import asyncio, os, random, sys
 from gatewayd.config import schema
 from gatewayd.keys import KeyMaker
 from gatewayd.mqtt.{module} import {kind}
-from tests.conftest import RealClock
+from gatewayd.clock import SystemClock
 
 async def main():
     port, protocol, name, root = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
     source = {kind}(
         schema.Source(port=port, protocol=protocol), gateway=name, filters=[(root + "/#", 1)], password=None,
-        keys=KeyMaker("e"), clock=RealClock(), draw=random.random,
+        keys=KeyMaker("e"), clock=SystemClock(), draw=random.random,
     )
     run = asyncio.create_task(source.run())
     taken = 0

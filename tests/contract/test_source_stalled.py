@@ -26,14 +26,14 @@ import asyncio, random, sys
 from gatewayd.config import schema
 from gatewayd.keys import KeyMaker
 from gatewayd.mqtt.{module} import {kind}
-from tests.conftest import RealClock
+from gatewayd.clock import SystemClock
 
 async def main():
     port, protocol, name, root, count = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
     events = []
     source = {kind}(
         schema.Source(port=port, protocol=protocol, max_waiting_messages=1000), gateway=name,
-        filters=[(root, 1)], password=None, keys=KeyMaker("e"), clock=RealClock(), draw=random.random,
+        filters=[(root, 1)], password=None, keys=KeyMaker("e"), clock=SystemClock(), draw=random.random,
         on_event=lambda event, attributes: events.append(event),
     )
     run = asyncio.create_task(source.run())

@@ -154,3 +154,16 @@ async def test_a_log_that_is_gone_after_a_crash_is_told(tmp_path: Path) -> None:
         await spool.ping()
 
     assert "log_lost" in dict(events)
+
+
+async def test_a_message_that_is_damaged_while_it_is_handled_may_be_answered_after_all(tmp_path: Path) -> None:
+    async with opened(tmp_path) as spool:
+        ids = await spool.commit(Work(route="r", received=1, journal=[raw("a")]))
+        entries = await spool.journal("r", after=0, limit=10)
+        change(tmp_path, "UPDATE journal SET payload = x'00'")
+        assert await spool.journal("r", after=0, limit=10) == []  # and it is a dead letter now
+
+        await spool.commit(Work(route="r", handled=1, done=[entries[0].id]))
+
+        books = await spool.books()
+        assert (ids[0], books.balanced, books.messages["r"]["handled"]) == (entries[0].id, True, 1)
