@@ -1,5 +1,6 @@
 """Ranges of ids against sets of ids."""
 
+import itertools
 from collections.abc import Iterable
 
 from hypothesis import given
@@ -17,7 +18,7 @@ def ids(ranges: Iterable[Range]) -> set[int]:
 
 def is_tidy(ranges: list[Range]) -> bool:
     return all(first < last for first, last in ranges) and all(
-        one[1] < two[0] for one, two in zip(ranges, ranges[1:], strict=False)
+        one[1] < two[0] for one, two in itertools.pairwise(ranges)
     )
 
 
