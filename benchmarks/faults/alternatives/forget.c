@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define MAX_FD 4096
-#define SYNC_US 3000
+#define SYNC_US 1500
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *names[MAX_FD]; /* of the files that are recorded, by descriptor */
