@@ -46,11 +46,11 @@ def parts(run: Run) -> list[Part]:
         say("case 10 left out: libfaketime is not installed (apt install faketime)")
         return []
     bent = [
-        Part(f"10 clock {name}", "gatewayd", partial(bend, seed=run.seed, name=name, library=library), seconds=15)
+        Part(f"10 clock {name}", "gatewayd", partial(bend, seed=run.seed, name=name, library=library), seconds=40)
         for name in [*_BENT, *_JUMPS]
     ]
     brief = partial(expire, seed=run.seed, library=library)
-    return [*bent, Part("10 clock and a TTL", "gatewayd", brief, seconds=15)]
+    return [*bent, Part("10 clock and a TTL", "gatewayd", brief, seconds=40)]
 
 
 def bend(folder: Path, seed: int, name: str, library: Path) -> Line:
