@@ -3,6 +3,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Tests at once: most of them wait for processes, so there may be more than cores. JOBS=0: one after the other.
+JOBS ?= 4
 
 .PHONY: help demo test faults bench lint types imports docs wheel clean
 
@@ -16,7 +18,7 @@ demo: $(VENV)/.ready-demo
 
 test: $(VENV)/.ready-dev
 	@tools/need-mosquitto
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -134,6 +134,9 @@ class Spool(Protocol):
     async def begin(self, route: str, ids: Sequence[int]) -> None:
         """Count an attempt for these journal entries, durably, before it is made."""
 
+    async def first_attempts(self, identities: Sequence[bytes]) -> Sequence[bool]:
+        """Count an attempt for each of these messages that has none yet, in one commit; which of them had none."""
+
     async def attempt(self, identity: bytes) -> int:
         """Count an attempt for a redelivered message of a direct route; the count so far, this one included."""
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
 import structlog
@@ -123,11 +124,26 @@ async def _handle_batches(context: RouteContext, queue: RouteQueue, unsettled: a
         context.report.message_received(context.name, len(items))
         # In order of arrival: what was delivered again came before what is new.
         for is_suspect, group in groupby(items, key=_is_redelivered):
-            if not is_suspect:
+            if is_suspect:
+                await _handle_suspects(context, list(group), unsettled)
+            else:
                 await unsettled.put(await _handle_items(context, list(group)))
-                continue
-            for item in group:
+
+
+async def _handle_suspects(context: RouteContext, items: Sequence[Item], unsettled: asyncio.Queue[_Handled]) -> None:
+    """Redelivered messages: one of them may be what killed the process. Together those that were never tried (there may
+    be thousands after an outage), each alone after that, and always counted before. With a single attempt each goes
+    alone from the start: its neighbors would be buried with it, and untried."""
+    were_tried = [True] * len(items)
+    if context.config.max_attempts > 1 and all(raw.identity for raw, _ in items):
+        firsts = await context.spool.first_attempts([raw.identity + context.tag for raw, _ in items])
+        were_tried = [not is_first for is_first in firsts]
+    for was_tried, group in groupby(zip(items, were_tried, strict=True), key=itemgetter(1)):
+        if was_tried:
+            for item, _ in group:
                 await unsettled.put(await _handle_suspect(context, item))
+        else:
+            await unsettled.put(await _handle_items(context, [item for item, _ in group]))
 
 
 def _is_redelivered(item: Item) -> bool:
@@ -150,7 +166,7 @@ async def _handle_items(context: RouteContext, items: Sequence[Item]) -> _Handle
 
 
 async def _handle_suspect(context: RouteContext, item: Item) -> _Handled:
-    """A redelivered message may be the one that killed the process: alone, and counted before it is tried."""
+    """Alone, and counted before it is tried."""
     raw = item[0]
     if raw.identity and await context.spool.attempt(raw.identity + context.tag) > context.config.max_attempts:
         detail = f"tried {context.config.max_attempts} times and never answered, over restarts of the process"

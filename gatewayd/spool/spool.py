@@ -214,6 +214,11 @@ class SqliteSpool:
         """See ports.Spool."""
         await self._do(partial(self._store.count_attempts, route, ids))
 
+    async def first_attempts(self, identities: Sequence[bytes]) -> Sequence[bool]:
+        """See ports.Spool. Bounded as `attempt` is."""
+        counted: Sequence[bool] = await self._do(partial(self._store.first_attempts, identities))
+        return counted
+
     async def attempt(self, identity: bytes) -> int:
         """See ports.Spool. Bounded: the oldest counts are forgotten when there are too many."""
         n: int = await self._do(partial(self._store.attempt, identity))

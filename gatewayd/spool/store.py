@@ -254,6 +254,14 @@ class Store:
             self._forget_attempts([next(iter(self._attempts))])
         return n
 
+    def first_attempts(self, identities: Sequence[bytes]) -> list[bool]:
+        """Attempts at redelivered messages are about to be made together: which of them were never tried."""
+        had_none = [identity not in self._attempts for identity in identities]
+        for identity, is_first in zip(identities, had_none, strict=True):
+            if is_first and identity not in self._attempts:  # twice in a batch is once
+                self.attempt(identity)
+        return had_none
+
     def read_books(self) -> Books:
         """Both books, counted from the rows."""
         return read_books(self._connection)

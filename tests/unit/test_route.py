@@ -1,6 +1,7 @@
 """A direct route: acknowledged after the commit, retried, buried, and never the wrong message."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,29 +165,45 @@ async def test_a_batch_that_is_rejected_is_tried_one_by_one(tmp_path: Path) -> N
         assert [data["value"] for data in await rig.data()] == [1, 3]
 
 
-async def test_a_suspect_is_handled_alone_and_its_attempt_is_counted_before(tmp_path: Path) -> None:
+async def test_suspects_are_handled_together_the_first_time_and_counted_before(tmp_path: Path) -> None:
     handler = Scripted()
     async with stages(tmp_path, {"r": handler}, started=False) as rig:
-        counted: list[int] = []
+        counted: list[Sequence[bool]] = []
         spool = rig.parts.spool
-        attempt = spool.attempt
+        first_attempts = spool.first_attempts
 
-        async def count(identity: bytes) -> int:
-            assert ["suspect"] not in handler.batches
-            counted.append(await attempt(identity))
+        async def count(identities: Sequence[bytes]) -> Sequence[bool]:
+            assert ["one", "two"] not in handler.batches
+            counted.append(await first_attempts(identities))
             return counted[-1]
 
-        spool.attempt = count  # type: ignore[method-assign]
-        first, last = rig.source.offer("t/a", b"1"), rig.source.offer("t/a", b"2")
-        rig.source.offer("t/b", b'"suspect"', dup=True)
+        spool.first_attempts = count  # type: ignore[method-assign]
+        fresh = rig.source.offer("t/a", b"1")
+        suspects = [rig.source.offer("t/b", payload, dup=True) for payload in (b'"one"', b'"two"')]
         rig.start()
 
         await rig.acked(3)
 
-        assert ["suspect"] in handler.batches
-        assert [1, 2] in handler.batches
-        assert counted[0] == 1
-        assert {first.key, last.key} <= set(rig.source.acked)
+        assert [1] in handler.batches
+        assert ["one", "two"] in handler.batches
+        assert counted == [[True, True]]
+        assert {fresh.key, *(suspect.key for suspect in suspects)} <= set(rig.source.acked)
+
+
+async def test_a_suspect_that_was_tried_before_is_handled_alone(tmp_path: Path) -> None:
+    handler = Scripted()
+    async with stages(tmp_path, {"r": handler}, started=False) as rig:
+        tried = rig.source.offer("t/b", b'"tried"', dup=True)
+        for payload in (b'"new"', b'"newer"'):
+            rig.source.offer("t/b", payload, dup=True)
+        tag = rig.part().context.tag
+        await rig.parts.spool.attempt(tried.identity + tag)
+        rig.start()
+
+        await rig.acked(3)
+
+        assert handler.batches == [["tried"], ["new", "newer"]]
+        assert await rig.parts.spool.attempt(tried.identity + tag) == 1  # forgotten once it was answered
 
 
 async def test_a_suspect_whose_attempts_are_used_up_is_buried_untried(tmp_path: Path) -> None:
