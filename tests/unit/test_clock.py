@@ -213,7 +213,7 @@ def test_a_filter_of_system_calls_means_that_the_kernel_does_not_say(monkeypatch
         def adjtimex(self, _buffer: object) -> int:
             return -1
 
-    monkeypatch.setattr(clocks.ctypes, "CDLL", lambda _name: Library())
+    monkeypatch.setattr(clocks, "_libc", Library)
 
     assert clocks._ask_kernel() is None
 
