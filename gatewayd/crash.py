@@ -12,6 +12,8 @@ POINTS = (
     "spool.migrating",  # within the transaction that makes the tables
     "spool.before_commit",  # of whatever changes the spool: results, journal, attempts, acks
     "spool.after_commit",
+    "spool.before_chore",  # the commit of what the writer does of itself: ages, expiry, orders, loss reports
+    "spool.after_chore",
     "spool.evicting",  # counted, not deleted yet
     "spool.before_checkpoint",  # after a commit that made the WAL long, or when all is still
     "spool.after_checkpoint",

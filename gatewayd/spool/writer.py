@@ -280,10 +280,11 @@ class Writer:
                 op.error = error
         self._usage.flush()
         self._store.flush()  # last, for it marks the file as in use when anything was changed
-        self._crash.reach("spool.before_commit")
+        moment = "chore" if ops[0].future is None else "commit"
+        self._crash.reach(f"spool.before_{moment}")
         self._store.commit()
         self._usage.committed()
-        self._crash.reach("spool.after_commit")
+        self._crash.reach(f"spool.after_{moment}")
         return self._store.committed()
 
     def _transact_one(self, op: Op) -> frozenset[str]:

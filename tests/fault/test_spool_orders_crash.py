@@ -72,7 +72,7 @@ async def test_orders_are_carried_out_once_however_often_the_daemon_dies(tmp_pat
     connection.close()
     n_deaths = 0
     for life in range(40):
-        crash = ("spool.before_commit:1", "spool.after_commit:1", "spool.before_commit:2")[life % 3]
+        crash = ("spool.before_chore:2", "spool.after_chore:2", "spool.before_chore:3")[life % 3]
         command = [sys.executable, "-m", "tests.fault.test_spool_orders_crash", str(tmp_path), crash]
         status = subprocess.run(command, check=False, cwd=Path(__file__).parents[2], timeout=50).returncode
         assert status in (0, 137)
@@ -80,7 +80,7 @@ async def test_orders_are_carried_out_once_however_often_the_daemon_dies(tmp_pat
         if status == 0:
             break
 
-    assert n_deaths > 5
+    assert n_deaths >= 3
     async with open_spool(tmp_path) as spool:
         entries = await spool.journal("r", after=0, limit=10 * N)
         assert [entry.message.key for entry in entries] == [f"m-{n}" for n in range(N)]

@@ -236,6 +236,7 @@ class Bench:
             line.evicted = totals["messages"]["evicted"] + totals["results"]["evicted"]
             line.expired = totals["messages"]["expired"] + totals["results"]["expired"]
             line.more["balanced"] = books.balanced
+            line.more["loss_reports"] = totals["results"]["produced"] - totals["messages"]["handled"]
             if status != 0:
                 line.problems.append(f"the daemon stopped with exit status {status}")
             if not books.balanced:
