@@ -26,7 +26,7 @@ async def rigs(request: pytest.FixtureRequest) -> AsyncIterator[Rigs]:
 
 
 class ResettingBroker:
-    """Takes CONNECT, answers it, and resets with the next packet; from the third connection on it is the real broker."""
+    """Answers CONNECT and resets with the next packet; from the third connection on it is the real broker."""
 
     def __init__(self, broker: Mosquitto) -> None:
         self._broker = broker
