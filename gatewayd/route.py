@@ -142,6 +142,8 @@ async def _handle_suspects(context: RouteContext, items: Sequence[Item], unsettl
         if was_tried:
             for item, _ in group:
                 await unsettled.put(await _handle_suspect(context, item))
+                # On disk before the next is tried: what that one kills must not count against this one again.
+                await unsettled.join()
         else:
             await unsettled.put(await _handle_items(context, [item for item, _ in group]))
 
@@ -252,6 +254,8 @@ async def _settle_batches(context: RouteContext, queue: RouteQueue, unsettled: a
         while not unsettled.empty():
             batches.append(unsettled.get_nowait())
         await _settle(context, queue, batches)
+        for _ in batches:
+            unsettled.task_done()
 
 
 async def _settle(context: RouteContext, queue: RouteQueue, batches: Sequence[_Handled]) -> None:

@@ -362,3 +362,15 @@ def test_a_mistake_in_the_config_is_found_when_the_route_is_built(config: Any, k
         Decoder(Payload(**config))
 
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize("depth", [3, 20, 60])
+def test_maps_that_are_names_of_maps_do_not_grow_without_bound(depth: int) -> None:
+    decoder = Decoder(Payload(format="cbor"))
+    nested = b"\xa1" * depth + b"\x01" * (depth + 1)  # {{{1: 1}: 1}: 1}, 120 bytes that would have become gigabytes
+
+    with pytest.raises(RejectedError) as refused:
+        decoder.decode(RawMessage(topic="t", payload=nested, time=1.0, key="k"))
+
+    assert refused.value.reason in {"decode", "depth"}
+    assert value(cbor2.dumps({(1, 2): 3}), format="cbor") == {"[1,2]": 3}
