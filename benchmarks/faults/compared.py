@@ -32,7 +32,7 @@ _SAVES_ALL = {"Mosquitto bridge, saved at each change"}  # 400 kB a message, and
 
 def kill_parts(run: Run) -> list[Part]:
     """Case 1: kills at random moments."""
-    n_kills, n_ours = run.size(40, 1000), run.size(200, 2000)
+    n_kills, n_ours = run.size(30, 1000), run.size(200, 2000)
     return [
         Part(
             kills.TEST,

@@ -34,13 +34,13 @@ def parts(run: Run) -> list[Part]:
     if _compiler() is None:
         say(f"{TEST}: left out, there is no C compiler")
         return []
-    n_cuts = run.size(25, 1000)
+    n_cuts = run.size(20, 1000)
     return [Part(TEST, "gatewayd, direct", partial(_cut_ours, seed=run.seed, n_cuts=n_cuts), seconds=n_cuts)]
 
 
 def compared_parts(run: Run) -> list[Part]:
     """The same for the alternatives, as often."""
-    n_cuts = run.size(25, 1000)
+    n_cuts = run.size(20, 1000)
     made = []
     for name in compared.installed():
         if name in compared.BRIDGES:
