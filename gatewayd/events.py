@@ -58,10 +58,10 @@ def event_source(gateway: str, route: str) -> str:
 
 
 @lru_cache(maxsize=64)  # the results of a batch share their time, and formatting it costs more than all else
-def event_time(time: float) -> str:
-    """RFC 3339 in UTC with milliseconds; "" for a time no calendar has (the attribute is then left out)."""
+def event_time(time: float, timespec: str = "milliseconds") -> str:
+    """RFC 3339 in UTC, to the millisecond; "" for a time no calendar has (the attribute is then left out)."""
     try:
-        return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return datetime.fromtimestamp(time, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):  # a sensor's own time may be anything, and must not stop delivery
         return ""
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from gatewayd.events import DATA_CONTENT_TYPE, SPEC_VERSION, TYPE_PREFIX, Event, event_source, parse_event
+from gatewayd.events import DATA_CONTENT_TYPE, SPEC_VERSION, TYPE_PREFIX, Event, event_source, event_time, parse_event
 from gatewayd.ports import DeadLetter, RawMessage
 
 MESSAGE_TYPE = "dev.gatewayd.message"
@@ -66,7 +66,7 @@ def message_event(raw: RawMessage, *, gateway: str, route: str, reason: str = ""
         source=event_source(gateway, route),
         type=MESSAGE_TYPE,
         subject=raw.topic,
-        time=_exact_time(raw.time),
+        time=event_time(raw.time, "microseconds"),
         datacontenttype=content_type,
         mqttqos=raw.qos,
         mqttretain=raw.retain,
@@ -152,13 +152,6 @@ def parse_time(text: str) -> float:
     """RFC 3339 as seconds since the epoch. Raises ValueError."""
     time = datetime.fromisoformat(text)
     return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
-
-
-def _exact_time(time: float) -> str:
-    try:
-        return datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):  # a time that no calendar has
-        return ""
 
 
 def _as_data(payload: bytes) -> tuple[str, msgspec.Raw, str | None]:

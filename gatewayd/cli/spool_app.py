@@ -11,6 +11,9 @@ from gatewayd.cli.options import ConfigOption, JsonOption
 spool = typer.Typer(help="Look into the spool, beside a running daemon, and mend what is in it.", no_args_is_help=True)
 
 RouteOption = Annotated[str, typer.Option("--route", help="Of this route alone.")]
+SinkOption = Annotated[
+    str, typer.Option("--sink", help="Results this sink waits for; with --dead, those it has refused.")
+]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Dead letters that were buried for this reason alone.")]
 DeadOption = Annotated[bool, typer.Option("--dead", help="Dead letters.")]
 ResultsOption = Annotated[bool, typer.Option("--results", help="Results that are not delivered to every sink yet.")]
@@ -45,9 +48,7 @@ def ls(
     dead: DeadOption = False,
     journal: JournalOption = False,
     route: RouteOption = "",
-    sink: Annotated[
-        str, typer.Option("--sink", help="Results this sink waits for; with --dead, those it has refused.")
-    ] = "",
+    sink: SinkOption = "",
     reason: ReasonOption = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     as_json: JsonOption = False,
@@ -94,9 +95,7 @@ def export(
     results: ResultsOption = False,
     journal: JournalOption = False,
     route: RouteOption = "",
-    sink: Annotated[
-        str, typer.Option("--sink", help="Results this sink waits for; with --dead, those it has refused.")
-    ] = "",
+    sink: SinkOption = "",
     reason: ReasonOption = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; standard output if none.")] = None,
 ) -> None:

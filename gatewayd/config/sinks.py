@@ -6,6 +6,30 @@ from msgspec import Meta, field
 
 from gatewayd.config.links import Broker, Secret, Section, Tls
 
+# What every sink has in common, said once.
+RetryCeiling = Annotated[
+    float,
+    Meta(
+        gt=0,
+        le=86400,
+        description="Highest ceiling of the delay between attempts, in seconds (full jitter). Retried for ever.",
+    ),
+]
+ResultsPerSecond = Annotated[float, Meta(ge=0, description="Most results sent in a second, on average. 0: no limit.")]
+BytesPerSecond = Annotated[
+    float, Meta(ge=0, description="Most bytes sent in a second, on average, as they are on the wire. 0: no limit.")
+]
+BytesPerMonth = Annotated[
+    int,
+    Meta(
+        ge=0,
+        description="Most bytes sent in a month, for metered links; then the sink waits for the next. 0: no limit.",
+    ),
+]
+MonthStart = Annotated[
+    int, Meta(ge=1, le=28, description="Day (UTC) on which the month of max_bytes_per_month begins.")
+]
+
 
 class HttpSink(Section, frozen=True, tag_field="type", tag="http"):
     """CloudEvents batches by HTTP POST."""
@@ -20,14 +44,7 @@ class HttpSink(Section, frozen=True, tag_field="type", tag="http"):
     ] = field(default_factory=dict)
     token: Annotated[Secret | None, Meta(description="Sent as `Authorization: Bearer …`.")] = None
     tls: Annotated[Tls | None, Meta(description="Own certificate authority, mutual TLS.")] = None
-    retry_max_s: Annotated[
-        float,
-        Meta(
-            gt=0,
-            le=86400,
-            description="Highest ceiling of the delay between attempts, in seconds (full jitter). Retried for ever.",
-        ),
-    ] = 300.0
+    retry_max_s: RetryCeiling = 300.0
     refused_wait_s: Annotated[
         float,
         Meta(
@@ -37,22 +54,10 @@ class HttpSink(Section, frozen=True, tag_field="type", tag="http"):
             "say) and not some. Then they become dead letters.",
         ),
     ] = 3600.0
-    max_results_per_s: Annotated[
-        float, Meta(ge=0, description="Most results sent in a second, on average. 0: no limit.")
-    ] = 0.0
-    max_bytes_per_s: Annotated[
-        float, Meta(ge=0, description="Most bytes sent in a second, on average, as they are on the wire. 0: no limit.")
-    ] = 0.0
-    max_bytes_per_month: Annotated[
-        int,
-        Meta(
-            ge=0,
-            description="Most bytes sent in a month, for metered links; then the sink waits for the next. 0: no limit.",
-        ),
-    ] = 0
-    month_starts_on: Annotated[
-        int, Meta(ge=1, le=28, description="Day (UTC) on which the month of max_bytes_per_month begins.")
-    ] = 1
+    max_results_per_s: ResultsPerSecond = 0.0
+    max_bytes_per_s: BytesPerSecond = 0.0
+    max_bytes_per_month: BytesPerMonth = 0
+    month_starts_on: MonthStart = 1
 
 
 class MqttSink(Broker, frozen=True, tag_field="type", tag="mqtt"):
@@ -67,30 +72,11 @@ class MqttSink(Broker, frozen=True, tag_field="type", tag="mqtt"):
     timeout_s: Annotated[
         float, Meta(gt=0, le=600, description="How long the broker may take to acknowledge, in seconds.")
     ] = 30.0
-    retry_max_s: Annotated[
-        float,
-        Meta(
-            gt=0,
-            le=86400,
-            description="Highest ceiling of the delay between attempts, in seconds (full jitter). Retried for ever.",
-        ),
-    ] = 300.0
-    max_results_per_s: Annotated[
-        float, Meta(ge=0, description="Most results sent in a second, on average. 0: no limit.")
-    ] = 0.0
-    max_bytes_per_s: Annotated[
-        float, Meta(ge=0, description="Most bytes sent in a second, on average, as they are on the wire. 0: no limit.")
-    ] = 0.0
-    max_bytes_per_month: Annotated[
-        int,
-        Meta(
-            ge=0,
-            description="Most bytes sent in a month, for metered links; then the sink waits for the next. 0: no limit.",
-        ),
-    ] = 0
-    month_starts_on: Annotated[
-        int, Meta(ge=1, le=28, description="Day (UTC) on which the month of max_bytes_per_month begins.")
-    ] = 1
+    retry_max_s: RetryCeiling = 300.0
+    max_results_per_s: ResultsPerSecond = 0.0
+    max_bytes_per_s: BytesPerSecond = 0.0
+    max_bytes_per_month: BytesPerMonth = 0
+    month_starts_on: MonthStart = 1
 
 
 class FileSink(Section, frozen=True, tag_field="type", tag="file"):
@@ -115,30 +101,11 @@ class FileSink(Section, frozen=True, tag_field="type", tag="file"):
     max_batch: Annotated[int, Meta(ge=1, le=10000, description="Most results in one write.")] = 256
     max_batch_bytes: Annotated[int, Meta(ge=1024, description="Most bytes of results in one write.")] = 524288
     timeout_s: Annotated[float, Meta(gt=0, le=600, description="How long one write may take, in seconds.")] = 30.0
-    retry_max_s: Annotated[
-        float,
-        Meta(
-            gt=0,
-            le=86400,
-            description="Highest ceiling of the delay between attempts, in seconds (full jitter). Retried for ever.",
-        ),
-    ] = 60.0
-    max_results_per_s: Annotated[
-        float, Meta(ge=0, description="Most results sent in a second, on average. 0: no limit.")
-    ] = 0.0
-    max_bytes_per_s: Annotated[
-        float, Meta(ge=0, description="Most bytes sent in a second, on average, as they are on the wire. 0: no limit.")
-    ] = 0.0
-    max_bytes_per_month: Annotated[
-        int,
-        Meta(
-            ge=0,
-            description="Most bytes sent in a month, for metered links; then the sink waits for the next. 0: no limit.",
-        ),
-    ] = 0
-    month_starts_on: Annotated[
-        int, Meta(ge=1, le=28, description="Day (UTC) on which the month of max_bytes_per_month begins.")
-    ] = 1
+    retry_max_s: RetryCeiling = 60.0
+    max_results_per_s: ResultsPerSecond = 0.0
+    max_bytes_per_s: BytesPerSecond = 0.0
+    max_bytes_per_month: BytesPerMonth = 0
+    month_starts_on: MonthStart = 1
 
 
 Sink = HttpSink | MqttSink | FileSink

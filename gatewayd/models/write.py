@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from gatewayd.disk import sync
 from gatewayd.errors import ModelError
 from gatewayd.models.bundle import MANIFEST, FileEntry, Manifest, Runtime, read_bundle
 
@@ -67,7 +68,7 @@ def write_bundle(
             with (folder / MANIFEST).open("xb") as file:
                 file.write(manifest_toml(manifest).encode())
                 _sync(file)
-            _sync_folder(folder)
+            sync(folder)
             read_bundle(folder, name=name)  # what we write, we can read
             return _exchange(folder, models_dir / name)
     except OSError as exc:
@@ -130,7 +131,7 @@ def _exchange(folder: Path, place: Path) -> Path:
         shutil.rmtree(old, ignore_errors=True)
         place.rename(old)
     folder.rename(place)
-    _sync_folder(place.parent)
+    sync(place.parent)
     shutil.rmtree(old, ignore_errors=True)
     return place
 
@@ -138,14 +139,6 @@ def _exchange(folder: Path, place: Path) -> Path:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _assignments(table: Mapping[str, Any], where: str) -> list[str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from gatewayd.disk import sync
+
 log = structlog.get_logger(__name__)
 
 _MAX_SESSIONS = 8  # brokers and client ids; the one used longest ago is forgotten
@@ -95,8 +97,4 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)

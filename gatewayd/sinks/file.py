@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from gatewayd.config import schema
+from gatewayd.disk import sync
 from gatewayd.errors import SinkMisconfigured, SinkUnavailable
 from gatewayd.events import event_json
 from gatewayd.ports import StoredResult
@@ -120,7 +121,7 @@ class _Rotating:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
             _repair(self._fd, self._path)
-            _sync_folder(self._path.parent)
+            sync(self._path.parent)
         return self._fd
 
     def _rotate(self) -> None:
@@ -132,7 +133,7 @@ class _Rotating:
             names[n - 1].replace(names[n])
         if gap == 0:
             self._path.unlink()
-        _sync_folder(self._path.parent)
+        sync(self._path.parent)
 
 
 def _write_all(fd: int, lines: bytes, size: int) -> None:
@@ -179,14 +180,6 @@ def _is_at(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _unavailable(exc: OSError) -> SinkUnavailable:

@@ -18,12 +18,12 @@ from mqttium import (
     PublishRejectedError,
 )
 from mqttium.api import AsyncClient, PublishReceipt
-from mqttium.types import Properties
 
 from gatewayd.config import schema
 from gatewayd.errors import ConfigError, SinkMisconfigured, SinkUnavailable
 from gatewayd.events import DATA_CONTENT_TYPE, event_attributes, event_json
 from gatewayd.mqtt import connect
+from gatewayd.mqtt.encoded import publish_properties
 from gatewayd.ports import StoredResult
 from gatewayd.sinks import wire
 
@@ -90,7 +90,7 @@ class MqttSink:
                 topic = self._topic(stored)
                 payload, pairs = self._message(stored)
                 n_bytes += wire.publish_packet(topic, payload, content_type=DATA_CONTENT_TYPE, pairs=pairs)
-                properties = _properties(pairs)
+                properties = None if pairs is None else publish_properties(DATA_CONTENT_TYPE, pairs)
                 try:
                     sent.append((stored, await client.publish(topic, payload, qos=1, properties=properties)))
                 except PacketTooLargeError as exc:
@@ -178,10 +178,6 @@ class MqttSink:
             await client.disconnect()
         except NotConnectedError:
             return
-
-
-def _properties(pairs: _Pairs | None) -> Properties | None:
-    return None if pairs is None else Properties({"content_type": DATA_CONTENT_TYPE, "user_property": pairs})
 
 
 def _misconfigured(message: str, hint: str) -> SinkMisconfigured:

@@ -4,9 +4,10 @@ Order: the damaged files are linked into `corrupt-<n>/`; a new spool is made bes
 closed, and renamed to `<spool>.salvaged`; only then the old WAL goes and the new file takes the old one's name.
 """
 
-import os
 import shutil
 from pathlib import Path
+
+from gatewayd.disk import sync
 
 _PARTS = ("", "-wal")
 
@@ -25,7 +26,7 @@ def put_aside(path: Path) -> Path:
         if part.exists():
             _link(part, begun / part.name)
     begun.rename(aside)
-    _sync(path.parent)
+    sync(path.parent)
     return aside
 
 
@@ -39,9 +40,9 @@ def part_of(path: Path) -> Path:
 
 def replace(path: Path, part: Path) -> None:
     """The new spool, closed and complete, takes the place of the damaged one."""
-    _sync(part)
+    sync(part)
     part.rename(path.with_name(path.name + ".salvaged"))
-    _sync(path.parent)
+    sync(path.parent)
     finish(path)
 
 
@@ -51,9 +52,9 @@ def finish(path: Path) -> None:
     if salvaged.exists():
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
         salvaged.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def prune(path: Path, max_kept: int) -> list[Path]:
@@ -79,12 +80,4 @@ def _link(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:  # a file system without links
         shutil.copy2(source, target)
-        _sync(target)
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+        sync(target)

@@ -17,10 +17,11 @@ import msgspec
 
 from gatewayd.errors import GatewaydError
 from gatewayd.ports import DeadLetter, JournalEntry, StoredResult
+from gatewayd.spool.damaged import is_unsummed
 from gatewayd.spool.dead import COLUMNS, read_letter
 from gatewayd.spool.migrations import SEQ_MASK, route_range
 from gatewayd.spool.ranges import Range, read_ranges
-from gatewayd.spool.rows import read_entry
+from gatewayd.spool.rows import read_entry, read_result
 from gatewayd.spool.segments import Corrections, read_segments
 from gatewayd.spool.sql import number, rows
 from gatewayd.spool.sums import UNSUMMED_UPTO, journal_sum, letter_sum, result_sum
@@ -179,7 +180,9 @@ class Browser:
     def _entry(self, row: tuple[Any, ...], route: str) -> Row:
         entry, payload, props, _, checksum = row
         try:
-            is_intact = self._is_unsummed(entry, checksum) or journal_sum(entry, payload, props) == checksum
+            is_intact = (
+                is_unsummed(entry, checksum, self._unsummed_upto) or journal_sum(entry, payload, props) == checksum
+            )
             value = self._corrections.of_entry(read_entry(row)) if is_intact else None
         except _STRANGE:
             value = None
@@ -188,25 +191,15 @@ class Browser:
     def _result(
         self, row: tuple[Any, ...], route: str, positions: dict[str, tuple[int, list[Range]]], pick: Pick
     ) -> Row | None:
-        result, key, kind, subject, stored_time, data, trace, checksum = row
-        time, clock = self._corrections.of(result, stored_time)
+        result, stored_time, checksum = row[0], row[4], row[7]
+        time, _ = self._corrections.of(result, stored_time)
         waiting = tuple(sink for sink, (pos, ranges) in positions.items() if _waits(result, pos, ranges))
         if (pick.sink and pick.sink not in waiting) or not pick.has_time(time):
             return None
         value = None
         try:
-            if self._is_unsummed(result, checksum) or result_sum(*row[:-1]) == checksum:
-                value = StoredResult(
-                    row=result,
-                    route=route,
-                    key=key,
-                    kind=kind,
-                    subject=subject,
-                    time=time,
-                    data=data,
-                    traceparent=trace,
-                    clock=clock,
-                )
+            if is_unsummed(result, checksum, self._unsummed_upto) or result_sum(*row[:-1]) == checksum:
+                value = read_result(row, route, self._corrections.of)
         except _STRANGE:
             value = None
         had = tuple(sink for sink in positions if sink not in waiting)
@@ -217,9 +210,6 @@ class Browser:
         query = "SELECT sink, pos FROM cursors WHERE route_id = ? ORDER BY sink"
         found = rows(self._connection, query, (route_id,))
         return {sink: (pos, ranges.get((sink, route_id), [])) for sink, pos in found}
-
-    def _is_unsummed(self, row: int, checksum: int) -> bool:
-        return checksum == 0 and row & SEQ_MASK <= self._unsummed_upto
 
 
 def payload_bytes(row: Row) -> int:

@@ -90,7 +90,7 @@ class Checked:
         """Whether a row of `RESULTS` or `JOURNAL` is what was written."""
         checksum = row[-1]
         try:
-            if checksum == 0 and row[0] & SEQ_MASK <= self._unsummed_upto:
+            if is_unsummed(row[0], checksum, self._unsummed_upto):
                 return True
             if table == "results":
                 return bool(result_sum(*row[:-1]) == checksum)
@@ -148,9 +148,14 @@ class GiveUp:
 
     def _count_result(self, route: str, row: int) -> None:
         for sink in self._positions.sinks(route):
-            if self._positions.pending(route, sink, after=row - 1, upto=row):
+            if self._positions.is_pending(route, sink, row):
                 self._ledger.result(route, sink, "evicted", 1, REASON)
                 self._emit("evicted", {"route": route, "sink": sink, "reason": REASON, "n": 1})
+
+
+def is_unsummed(row: int, checksum: int, upto: int) -> bool:
+    """Whether a row may be without: only those that version 1 has written, up to `state.unsummed_upto`."""
+    return checksum == 0 and row & SEQ_MASK <= upto
 
 
 def check_ids(connection: apsw.Connection, route_ids: Mapping[str, int], seq: int) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from gatewayd.spool.books import read_books
 from gatewayd.spool.browse import row_id
+from gatewayd.spool.damaged import is_unsummed
 from gatewayd.spool.database import BUSY_MS
 from gatewayd.spool.dead import COLUMNS, read_letter
 from gatewayd.spool.migrations import MIGRATIONS, SEQ_BITS, SEQ_MASK, route_range
@@ -255,7 +256,7 @@ class _Rows(_Kind):
             raise ValueError(f"has a number that was not given out: the last one was {self._ids.seq}")
 
     def _check_sum(self, row: int, checksum: int, own: int) -> None:
-        if checksum == 0 and row & SEQ_MASK <= self._unsummed_upto:
+        if is_unsummed(row, checksum, self._unsummed_upto):
             self.found.n_unchecked += 1
         elif checksum != own:
             raise ValueError("is not what was written")

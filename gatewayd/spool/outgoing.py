@@ -13,6 +13,7 @@ from gatewayd.spool.in_flight import InFlight
 from gatewayd.spool.ledger import Ledger
 from gatewayd.spool.migrations import route_range
 from gatewayd.spool.positions import Positions
+from gatewayd.spool.rows import read_result
 from gatewayd.spool.segments import Segments
 
 
@@ -51,22 +52,11 @@ class Outgoing:
         taken: list[StoredResult] = []
         n_bytes = 0
         for first, last in self._positions.gaps(route, sink, after=after, upto=upto):
-            for row, key, kind, subject, time, data, trace, _ in self._checked.results(first, last, limit - len(taken)):
-                n_bytes += len(data)
+            for row in self._checked.results(first, last, limit - len(taken)):
+                stored = read_result(row, route, correct)
+                n_bytes += len(stored.data)
                 if taken and n_bytes > max_bytes:
                     break
-                right, clock = correct(row, time)
-                stored = StoredResult(
-                    row=row,
-                    route=route,
-                    key=key,
-                    kind=kind,
-                    subject=subject,
-                    time=right,
-                    data=data,
-                    traceparent=trace,
-                    clock=clock,
-                )
                 taken.append(stored)
             if len(taken) >= limit or n_bytes > max_bytes:
                 break
@@ -82,11 +72,8 @@ class Outgoing:
             return
         # Counted from the rows: what was evicted while it was being sent is counted as evicted already.
         n_resolved = self._positions.pending(route, sink, after=first - 1, upto=last)
-        buried = [letter for result, letter in refused if self._is_pending(route, sink, result.row)]
+        buried = [letter for result, letter in refused if self._positions.is_pending(route, sink, result.row)]
         self._ledger.result(route, sink, "delivered", n_resolved - len(buried))
         self._ledger.result(route, sink, "refused", len(buried), "refused")
         self._bury(buried)
         self._positions.resolve(route, sink, first - 1, last)
-
-    def _is_pending(self, route: str, sink: str, row: int) -> bool:
-        return self._positions.pending(route, sink, after=row - 1, upto=row) > 0

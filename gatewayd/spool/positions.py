@@ -109,6 +109,10 @@ class Positions:
         """Count the rows the sink has not had, beyond the id `after`, up to and with the id `upto`."""
         return count_pending(self._connection, self.gaps(route, sink, after=after, upto=upto))
 
+    def is_pending(self, route: str, sink: str, row: int) -> bool:
+        """Whether the row is there and the sink has not had it."""
+        return self.pending(route, sink, after=row - 1, upto=row) > 0
+
     def resolve(self, route: str, sink: str, first: int, last: int) -> None:
         """The sink has had what is in (first, last]; rows that nobody waits for any more are deleted.
 

@@ -5,16 +5,15 @@ Results are counted as evicted, for each sink that had not had them, messages of
 may arrive all the same.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import msgspec
 
 from gatewayd.spool import sql
 from gatewayd.spool.browse import Pick, row_id
-from gatewayd.spool.in_flight import Span
 from gatewayd.spool.migrations import route_range
 from gatewayd.spool.orders import STEP_ROWS, Order, Progress
-from gatewayd.spool.ranges import Range, gaps
+from gatewayd.spool.ranges import Range, gaps, united
 from gatewayd.spool.requeue import begun, letters_of
 from gatewayd.spool.store import Store
 
@@ -102,7 +101,7 @@ def _give_up_result(store: Store, route: str, row: int, sink: str) -> str:
     if any(first <= row <= last for first, last in store.leased.spans(route)):
         return _IN_FLIGHT
     sinks = store.positions.sinks(route)
-    waiting = [each for each in sinks if store.positions.pending(route, each, after=row - 1, upto=row)]
+    waiting = [each for each in sinks if store.positions.is_pending(route, each, row)]
     if not sink:
         for each in waiting:
             _count(store, route, each, 1)
@@ -143,20 +142,9 @@ def _pairs(store: Store, pick: Pick) -> list[tuple[str, str]]:
 
 def _free(store: Store, route: str, sink: str, upto: int) -> Iterator[Range]:
     """What the sink waits for, without what is being sent to it or to another."""
-    spans = [(first - 1, last) for first, last in _united(store.leased.spans(route))]
+    spans = united((first - 1, last) for first, last in store.leased.spans(route))
     for first, last in store.positions.gaps(route, sink, upto=upto):
         yield from gaps(first, spans, after=first, upto=last)
-
-
-def _united(spans: Sequence[Span]) -> list[Span]:
-    """Spans that overlap as one, in order."""
-    joined: list[Span] = []
-    for first, last in sorted(spans):
-        if joined and first <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
-        else:
-            joined.append((first, last))
-    return joined
 
 
 def _give_up_range(store: Store, route: str, sink: str, first: int, last: int, limit: int) -> int:
@@ -169,5 +157,4 @@ def _give_up_range(store: Store, route: str, sink: str, first: int, last: int, l
 
 
 def _count(store: Store, route: str, sink: str, n: int) -> None:
-    store.ledger.result(route, sink, "evicted", n, REASON)
-    store.emit("evicted", {"route": route, "sink": sink, "reason": REASON, "n": n})
+    store.evict_results(route, sink, n, REASON)

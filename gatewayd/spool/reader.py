@@ -21,6 +21,7 @@ from gatewayd.spool.database import BUSY_MS, PAGE_BYTES
 from gatewayd.spool.dead import COLUMNS, read_letter
 from gatewayd.spool.migrations import MIGRATIONS, route_range
 from gatewayd.spool.ranges import Range, gaps, read_ranges
+from gatewayd.spool.rows import read_result
 from gatewayd.spool.segments import Corrections, read_segments
 from gatewayd.spool.sql import number, rows
 
@@ -118,19 +119,8 @@ class SpoolReader:
         ranges = read_ranges(self._connection).get((sink, route_id), ())
         correct = Corrections(read_segments(self._connection)).of
         for gap in gaps(pos, ranges, after=pos, upto=route_range(route_id)[1] - 1):
-            for row, key, kind, subject, time, data, trace in self._paged(gap):
-                right, clock = correct(row, time)
-                yield StoredResult(
-                    row=row,
-                    route=route,
-                    key=key,
-                    kind=kind,
-                    subject=subject,
-                    time=right,
-                    data=data,
-                    traceparent=trace,
-                    clock=clock,
-                )
+            for row in self._paged(gap):
+                yield read_result(row, route, correct)
 
     def _paged(self, gap: Range) -> Iterator[tuple[Any, ...]]:
         select = "SELECT id, key, kind, subject, time, data, traceparent FROM results WHERE id > ? AND id <= ?"

@@ -68,6 +68,7 @@ class Reports:
         self._time_text = time_text
         self._made_at_s: dict[str, float] = {}  # route -> when its last report was made, monotonic
         self._noticed_at_s: dict[str, float] = {}
+        self._due: list[str] = []  # routes that `is_due` found
         self._now_s = 0.0
         made = store.connection.execute("SELECT value FROM state WHERE name = ?", (_MADE,)).get
         self._is_new = made is None and store.seq == 0
@@ -79,13 +80,14 @@ class Reports:
         if self._is_new:
             query = "SELECT count(*) FROM state WHERE name = ?"
             self._is_new = not number(self._store.connection, query, (_MADE,))
-        return self._is_new or bool(self._wanted())
+        self._due = self._wanted()
+        return self._is_new or bool(self._due)
 
     def run(self) -> None:
         """See chores.Chore."""
         if self._is_new:
             self._store.connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (_MADE, self._made))
-        for route in self._wanted():
+        for route in self._due:
             self._made_at_s[route] = self._now_s  # also when there was no room: it is tried again then
             try:
                 self._report(route)

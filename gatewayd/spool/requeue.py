@@ -18,7 +18,8 @@ from gatewayd.spool.browse import Pick, row_id
 from gatewayd.spool.dead import COLUMNS, read_letter
 from gatewayd.spool.orders import STEP_BYTES, STEP_ROWS, Order, Progress
 from gatewayd.spool.rows import encode_props
-from gatewayd.spool.store import Store, work_bytes
+from gatewayd.spool.sizes import work_bytes
+from gatewayd.spool.store import Store
 from gatewayd.spool.sums import journal_sum, letter_sum, result_sum
 
 _MATCHES = (

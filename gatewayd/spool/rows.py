@@ -1,10 +1,11 @@
-"""A raw message as a row of the journal, and back."""
+"""Rows of the spool as values: a result, and a raw message of the journal, that one also the other way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
-from gatewayd.ports import JournalEntry, RawMessage
+from gatewayd.ports import JournalEntry, RawMessage, StoredResult
 
 _Props = tuple[str, float, str, int, bool, bool, str, tuple[tuple[str, str], ...], bytes]
 
@@ -45,3 +46,20 @@ def read_entry(row: Sequence[object]) -> JournalEntry:
         identity=identity,
     )
     return JournalEntry(id=entry_id, message=message, attempts=attempts)  # type: ignore[arg-type]
+
+
+def read_result(row: Sequence[Any], route: str, correct: Callable[[int, float], tuple[float, str]]) -> StoredResult:
+    """A row of `results` (id, key, kind, subject, time, data, traceparent, …) as a value; `correct` knows the clock."""
+    result, key, kind, subject, stored_time, data, trace = row[:7]
+    time, clock = correct(result, stored_time)
+    return StoredResult(
+        row=result,
+        route=route,
+        key=key,
+        kind=kind,
+        subject=subject,
+        time=time,
+        data=data,
+        traceparent=trace,
+        clock=clock,
+    )

@@ -24,8 +24,9 @@ from gatewayd.spool.health import Health
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.recent import RecentKeys, Taken
 from gatewayd.spool.ring import Ring, Tally
+from gatewayd.spool.sizes import rows_bytes, work_bytes
 from gatewayd.spool.spill import is_nearly_drained, write_ring, write_tally
-from gatewayd.spool.store import Store, rows_bytes, work_bytes
+from gatewayd.spool.store import Store
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,8 @@ from gatewayd.spool import sql
 from gatewayd.spool.cap import REASON
 from gatewayd.spool.migrations import route_range
 from gatewayd.spool.ring import Spill, Tally
-from gatewayd.spool.store import Store, _n_too_many
+from gatewayd.spool.sizes import n_too_many
+from gatewayd.spool.store import Store
 from gatewayd.spool.sums import result_sum
 
 Held = Mapping[tuple[str, Share], tuple[int, int]]  # (sink, share) -> first and last result on their way, as indices
@@ -35,8 +36,7 @@ def write_ring(store: Store, spill: Spill, held: Held) -> list[int]:
         n_evicted = max(0, n_lost - n_had)
         store.ledger.result(route, sink, "produced", len(rows) - n_had)
         if n_evicted:
-            store.ledger.result(route, sink, "evicted", n_evicted, REASON)
-            store.emit("evicted", {"route": route, "sink": sink, "reason": REASON, "n": n_evicted})
+            store.evict_results(route, sink, n_evicted, REASON)
         if had := [row for row in rows[:n_had] if row]:
             store.positions.resolve(route, sink, had[0] - 1, had[-1])
     for (sink, share), (first, last) in held.items():
@@ -74,7 +74,7 @@ def _n_without_room(store: Store, spill: Spill) -> int:
         room = store.room_for(Work(route=spill.route, results=spill.results), spill.route)
     except SpoolFull:
         return 0
-    return _n_too_many([len(result.data) for result in spill.results], room)
+    return n_too_many([len(result.data) for result in spill.results], room)
 
 
 def _insert(store: Store, spill: Spill, n_lost: int) -> list[int]:

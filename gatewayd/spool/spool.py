@@ -26,8 +26,8 @@ from gatewayd.spool.opening import Opened, open_store
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.rings import Rings
 from gatewayd.spool.shares import Shares
+from gatewayd.spool.sizes import work_bytes
 from gatewayd.spool.sparing import Disk
-from gatewayd.spool.store import work_bytes
 from gatewayd.spool.writer import Op, Writer
 
 log = structlog.get_logger(__name__)

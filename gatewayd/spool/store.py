@@ -32,12 +32,11 @@ from gatewayd.spool.policy import DEFAULT, RoutePolicy
 from gatewayd.spool.positions import Positions
 from gatewayd.spool.recent import MAX_KEYS, RecentKeys, Seen, fingerprint
 from gatewayd.spool.rows import encode_props
+from gatewayd.spool.sizes import n_too_many, work_bytes
 from gatewayd.spool.sums import journal_sum, result_sum
 
 OnEvent = Callable[[str, Mapping[str, object]], None]
 
-_ROW_BYTES = 192  # of one row beside its blob: key, kind, subject, trace context and SQLite's own
-_FILL = 1.3  # pages are never quite full
 _MIN_ATTEMPTS_KEPT = 1024
 # Why a row of the journal may be gone while it is being handled.
 _GONE = (("evicted", REASON), ("evicted", "purged"), ("expired", expiry.REASON), ("dead", DAMAGED))
@@ -282,7 +281,7 @@ class Store:
                 raise SpoolFull(f"route {route}: spool.max_bytes leaves no room for {need} bytes")
         elif self.cap.room_bytes() < need:
             self._insert_rows()
-            # What does not fit even in an emptied spool is taken and evicted at once, see `_n_too_many`.
+            # What does not fit even in an emptied spool is taken and evicted at once, see `n_too_many`.
             need = min(need, self.cap.make_room(need, route))
         self.cap.add(max(0, need))
         return need
@@ -302,7 +301,7 @@ class Store:
 
     def _add_journal(self, route: str, route_id: int, messages: Sequence[RawMessage], room: int) -> list[int]:
         base = route_range(route_id)[0]
-        n_evicted = _n_too_many([len(raw.payload) for raw in messages], room) if messages else 0
+        n_evicted = n_too_many([len(raw.payload) for raw in messages], room) if messages else 0
         ids = []
         for index, raw in enumerate(messages):
             row = base | self._next_seq()
@@ -319,7 +318,7 @@ class Store:
         keys = self._recent_keys(route, route_id)
         young, old, staged = keys.young, keys.old, keys.staged
         base, seq, extend = route_range(route_id)[0], self._seq, self._results.extend
-        n_evicted = _n_too_many([len(result.data) for result in results], room)
+        n_evicted = n_too_many([len(result.data) for result in results], room)
         n_new, n_lost = 0, 0
         for index, result in enumerate(results):
             key = result.key
@@ -345,8 +344,7 @@ class Store:
         for sink in self.positions.sinks(route):
             self.ledger.result(route, sink, "produced", n_new)
             if n_lost:
-                self.ledger.result(route, sink, "evicted", n_lost, REASON)
-                self._report_evicted(route, sink, n_lost)
+                self.evict_results(route, sink, n_lost, REASON)
         if n_new > n_lost:
             self.grown.add(route)
 
@@ -373,27 +371,10 @@ class Store:
         if n_purged:
             self._emit("dead_purged", {"n": n_purged})
 
+    def evict_results(self, route: str, sink: str, n: int, reason: str) -> None:
+        """Results that the sink has not had are given up: counted, and told."""
+        self.ledger.result(route, sink, "evicted", n, reason)
+        self._report_evicted(route, sink, n, reason)
+
     def _report_evicted(self, route: str, sink: str, n: int, reason: str = REASON) -> None:
         self._emit("evicted", {"route": route, "sink": sink, "reason": reason, "n": n})
-
-
-def work_bytes(work: Work) -> int:
-    """About what the new rows of a work take on disk. Dead letters are bounded apart and take no part in the cap's
-    room: they must go in whatever happens."""
-    blobs = sum([len(result.data) for result in work.results]) + sum([len(raw.payload) for raw in work.journal])
-    return rows_bytes(len(work.results) + len(work.journal), blobs)
-
-
-def rows_bytes(n_rows: int, n_bytes: int) -> int:
-    """About what so many rows with so many bytes in their blobs take on disk."""
-    return int(_FILL * (n_bytes + _ROW_BYTES * n_rows))
-
-
-def _n_too_many(sizes: Sequence[int], room: int) -> int:
-    """How many of the first (oldest) rows have to go for the rest to fit into `room`."""
-    total = int(_FILL * (sum(sizes) + _ROW_BYTES * len(sizes)))
-    n = 0
-    while n < len(sizes) and total > room:
-        total -= int(_FILL * (sizes[n] + _ROW_BYTES))
-        n += 1
-    return n
