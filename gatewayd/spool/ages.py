@@ -2,7 +2,8 @@
 
 The *age clock* counts seconds and never goes back. It follows the clock that counts from boot, over restarts and
 suspend too. Over a reboot it goes on by the difference of the wall clock if that was synchronized then and is now, and
-else by what is certain: the new boot's uptime. So a row may seem younger than it is, and never older.
+else by what is certain: the new boot's uptime. So a row may seem younger than it is, and never older. When the clock is
+synchronized some time after the reboot the age leaps ahead, and the marks made since the reboot with it.
 
 *Marks* say which sequence numbers had been given out at which age. Invariant: a row counts as stored at the age of the
 first mark at or behind it, so what expires by them may expire late, and never early; that holds for marks that were
@@ -77,13 +78,20 @@ class AgeClock:
 
     def now_s(self) -> float:
         """The age now; for any thread."""
-        passed_s = max(0.0, self._clock.boottime() - self._at_s)
-        then = self._then
-        if then is not None and self._clock.is_synced() is True:
-            # Set, not added to: another thread may ask at the same moment, and time must not count twice.
-            self._base_s = max(self._base_s, then.age_s + self._clock.now() - then.time - passed_s)
-            self._then = None
-        return self._base_s + passed_s
+        return self._base_s + max(0.0, self._clock.boottime() - self._at_s)
+
+    def can_leap(self) -> bool:
+        """Whether it has become known for how long the gateway was off."""
+        return self._then is not None and self._clock.is_synced() is True
+
+    def leap(self) -> float:
+        """Go ahead by the time the gateway was off: by how much, in seconds."""
+        if self._then is None:
+            return 0.0
+        by_s = max(0.0, self._then.age_s + self._clock.now() - self._then.time - self.now_s())
+        self._base_s += by_s
+        self._then = None
+        return by_s
 
     def saved(self) -> Saved:
         """To be kept."""
@@ -128,6 +136,16 @@ class Marks:
         """Every second mark of the older half, when there are too many: of two the later one stays."""
         return self._seqs[: len(self._seqs) // 2 : 2] if len(self._seqs) >= MAX_MARKS else []
 
+    def leap(self, after: int, by_s: float) -> None:
+        """Those behind this sequence number were set at ages that were too low by `by_s`."""
+        n = bisect_right(self._seqs, after)
+        self._ages[n:] = [age_s + by_s for age_s in self._ages[n:]]
+
+    def after(self, seq: int) -> list[tuple[int, float]]:
+        """Those behind a sequence number."""
+        n = bisect_right(self._seqs, seq)
+        return list(zip(self._seqs[n:], self._ages[n:], strict=True))
+
     def remove(self, seqs: list[int]) -> None:
         """These are gone."""
         if not seqs:
@@ -149,6 +167,9 @@ class Ages:
         self._saved_age_s = float("-inf")
         self._is_due_to_save = False
         self._looked_s = float("-inf")
+        self._last_seen = 0  # the last mark of the life before
+        self._must_rewrite = False  # the marks of this life have leapt, and those on disk have not
+        self._has_rewritten = False  # in the transaction under way
         self._staged_mark: tuple[int, float] | None = None
         self._staged_surplus: list[int] = []
         self.marks = Marks()
@@ -166,6 +187,8 @@ class Ages:
         for seq, age_s, time, checksum in rows(connection, "SELECT seq, age_s, time, sum FROM marks ORDER BY seq"):
             if fields_sum(seq, age_s, time) == checksum:  # without it the rows seem younger than they are
                 self.marks.add(seq, max(age_s, self.marks.last[1]))
+        self._last_seen = self.marks.last[0]
+        self._must_rewrite = False
         self.segments.load(connection)
 
     def now_s(self) -> float:
@@ -186,10 +209,10 @@ class Ages:
 
     def wants_number(self, last: int) -> bool:
         """Whether a transaction without rows should be made, with a sequence number of its own: so that the rows up
-        to `last` get a mark, or those of a clock that has become synchronized since can be corrected."""
+        to `last` get a mark, or what a clock says that has become synchronized since: corrected times, the age."""
         seq, age_s = self.marks.last
         is_late = self._has_ttl and last > seq and self.now_s() - age_s >= self._mark_every_s
-        return is_late or self.segments.can_correct()
+        return is_late or self.segments.can_correct() or self._age.can_leap() or self._must_rewrite
 
     def wants_saving(self) -> bool:
         """Whether it is time to save the age, though no rows come."""
@@ -203,6 +226,7 @@ class Ages:
         """Write what belongs to the transaction under way, whose rows are numbered (before, last]."""
         must_save = self._is_due_to_save
         if last > before and (must_save or self._is_time_to_look()):
+            must_save |= self._flush_leap(connection)
             must_save |= self.segments.flush(connection, before + 1)
             must_save |= self._flush_mark(connection, last)
         if must_save:
@@ -211,6 +235,8 @@ class Ages:
     def commit(self) -> None:
         """The transaction is on disk."""
         self._is_due_to_save = False
+        self._must_rewrite = self._must_rewrite and not self._has_rewritten
+        self._has_rewritten = False
         self.segments.commit()
         if self._staged_mark is not None:
             self.marks.remove(self._staged_surplus)
@@ -219,13 +245,15 @@ class Ages:
 
     def rollback(self) -> None:
         """The transaction is not on disk."""
-        self._is_due_to_save = False
+        self._is_due_to_save = self._has_rewritten = False
         self._looked_s = float("-inf")
         self._staged_mark, self._staged_surplus = None, []
         self.segments.rollback()
 
     def close(self, connection: apsw.Connection) -> None:
         """Save the age and the floor; outside of a transaction. A disk that does not take them is no harm."""
+        if self._must_rewrite:
+            return  # the age on disk belongs to the marks on disk
         with suppress(apsw.Error):
             self._write(connection)
 
@@ -234,6 +262,20 @@ class Ages:
         if now_s - self._looked_s < _LOOK_S:
             return False
         self._looked_s = now_s
+        return True
+
+    def _flush_leap(self, connection: apsw.Connection) -> bool:
+        """Leap when it is time. In memory at once; on disk marks and age change in one transaction."""
+        if self._age.can_leap():
+            self.marks.leap(self._last_seen, self._age.leap())
+            self._must_rewrite = True
+        if not self._must_rewrite:
+            return False
+        for seq, age_s in self.marks.after(self._last_seen):
+            for (time,) in rows(connection, "SELECT time FROM marks WHERE seq = ?", (seq,)):
+                change = age_s, fields_sum(seq, age_s, time), seq
+                connection.execute("UPDATE marks SET age_s = ?, sum = ? WHERE seq = ?", change)
+        self._has_rewritten = True
         return True
 
     def _flush_mark(self, connection: apsw.Connection, last: int) -> bool:

@@ -185,6 +185,7 @@ def _open(
         store.chores.append(Reports(store, every_s=config.loss_report_s, now=clock.now, time_text=event_time))
         usage = Usage(connection)
         _reconcile(store, routes, sinks, events)
+        _mark(store)
     except BaseException:
         connection.close()
         raise
@@ -207,6 +208,18 @@ def _reconcile(store: Store, routes: Mapping[str, Sequence[str]], sinks: Collect
         room = store.cap.room_bytes()
         if room <= before:
             break  # nothing is left that may be evicted
+
+
+def _mark(store: Store) -> None:
+    """Give the rows of a life that ended before its upkeep their mark: else crash after crash would keep them."""
+    if not store.ages.wants_number(store.seq):
+        return
+    try:
+        store.begin()
+        store.skip_seq()
+        _end(store)
+    except DISK:  # a full disk does not keep us from starting, and upkeep tries again
+        store.rollback()
 
 
 def _was_clean(connection: apsw.Connection) -> bool:
