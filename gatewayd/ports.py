@@ -210,6 +210,10 @@ class Source(Protocol):
     def is_connected(self) -> bool: ...
 
     @property
+    def is_subscribed(self) -> bool:
+        """Whether the broker sends what the config asks for: connected, and no filter was refused."""
+
+    @property
     def protocol(self) -> int:
         """5 or 4 (3.1.1)."""
 

@@ -138,6 +138,7 @@ class RecordedSource:
     acks_after_commit = True
     protocol = 5
     is_connected = True
+    is_subscribed = True
 
     def __init__(self, recording: Iterable[Recorded | RawMessage], keys: KeyMaker, clock: RecordedClock) -> None:
         self._recording = recording

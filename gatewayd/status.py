@@ -65,6 +65,7 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
             "host": source.unix_socket or source.host,
             "port": source.port,
             "connected": parts.source.is_connected,
+            "subscribed": parts.source.is_subscribed,
             "protocol": parts.source.protocol,
             "acks_after_commit": parts.source.acks_after_commit,
         },

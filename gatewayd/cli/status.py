@@ -1,5 +1,6 @@
 """`gatewayd status`: the running daemon's own words, from its /status."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,17 @@ async def _get(url: str) -> dict[str, Any]:
         return msgspec.json.decode(await response.read(), type=dict[str, Any])
 
 
+def _link(broker: Mapping[str, Any]) -> str:
+    if not broker["connected"]:
+        return "NOT CONNECTED"
+    return "connected" if broker["subscribed"] else "connected, NOT SUBSCRIBED"
+
+
 def _print(status: dict[str, Any]) -> None:
     broker = status["broker"]
-    connected = "connected" if broker["connected"] else "NOT CONNECTED"
     typer.echo(
         f"gatewayd {status['version']} on {status['gateway']}, up {status['uptime_s']:.0f} s, "
-        f"broker {broker['host']}:{broker['port']} {connected}"
+        f"broker {broker['host']}:{broker['port']} {_link(broker)}"
     )
     spool = status["spool"]
     routes = [

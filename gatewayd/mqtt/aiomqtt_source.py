@@ -71,12 +71,18 @@ class AiomqttSource:
         self._subscriptions = Subscriptions(wanted, remembered or Remembered(), is_v5=self._is_v5, draw=draw)
         self._has_identifiers = True  # what the last CONNACK said
         self._client: aiomqtt.Client | None = None
+        self._is_subscribed = False
         self.duplicates = 0  # aiomqtt does not pass the DUP flag on: a redelivery cannot be told from a new message
 
     @property
     def is_connected(self) -> bool:
         """Whether the broker can be reached now."""
         return self._client is not None
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether the broker has taken all of our subscriptions."""
+        return self._is_subscribed
 
     @property
     def protocol(self) -> int:
@@ -99,6 +105,7 @@ class AiomqttSource:
                 self._report_loss(exc)
             finally:
                 self._client = None
+                self._is_subscribed = False
                 _hang_up(client)
             connect.stop_if_cancelled()
             backoff.lost(self._clock.monotonic())
@@ -181,7 +188,7 @@ class AiomqttSource:
         self._client = client
         self._on_event("connected", {})
         log.info("connected to the broker", broker=self._config.unix_socket or self._config.host)
-        await self._subscribe(client)
+        self._is_subscribed = await self._subscribe(client)
         connect.stop_if_cancelled()
         status = self._status
         if status is not None:
@@ -198,17 +205,21 @@ class AiomqttSource:
             raise
         raise cause
 
-    async def _subscribe(self, client: aiomqtt.Client) -> None:
+    async def _subscribe(self, client: aiomqtt.Client) -> bool:
+        """True: nothing was refused."""
+        is_granted = True
         subscriptions = self._subscriptions
         for packet in await asyncio.to_thread(subscriptions.begin, has_identifiers=self._has_identifiers):
-            codes = await self._ask(client, packet)
+            codes = [_code(code) for code in await self._ask(client, packet)]
             connect.stop_if_cancelled()
-            subscriptions.answered(packet, [_code(code) for code in codes])
+            subscriptions.answered(packet, codes)
+            is_granted = is_granted and all(code < 0x80 for code in codes)
         if stale := list(subscriptions.stale):
             await client.unsubscribe(stale)  # aiomqtt does not pass the broker's reason codes on
             connect.stop_if_cancelled()
             log.info("unsubscribed from what the config no longer names", filters=stale)
         await asyncio.to_thread(subscriptions.unsubscribed, stale)
+        return is_granted
 
     async def _ask(self, client: aiomqtt.Client, packet: Sequence[Subscription]) -> Sequence[Any]:
         wishes: Any = [

@@ -100,6 +100,11 @@ class MqttiumSource:
         return self._client is not None and self._client.is_connected
 
     @property
+    def is_subscribed(self) -> bool:
+        """Whether the broker has taken all of our subscriptions."""
+        return self.is_connected and self._is_subscribed
+
+    @property
     def protocol(self) -> int:
         """5 or 4 (3.1.1)."""
         return 5 if self._is_v5 else 4
@@ -205,6 +210,7 @@ class MqttiumSource:
     async def _serve(self, client: AsyncClient, connack: ConnAckPacket, lost: asyncio.Event) -> None:
         """Stay with a connection until it is lost. Cancelled: say that we are offline, and leave."""
         self._receipts.connected(session_present=connack.session_present)
+        self._is_subscribed = self._is_subscribed and connack.session_present
         self._client = client
         self._on_event("connected", {"session_present": connack.session_present})
         log.info("connected to the broker", broker=self._broker, session_present=connack.session_present)
@@ -234,7 +240,7 @@ class MqttiumSource:
 
     async def _greet(self, client: AsyncClient, connack: ConnAckPacket, lost: asyncio.Event) -> None:
         try:
-            if not (connack.session_present and self._is_subscribed):
+            if not self._is_subscribed:
                 self._is_subscribed = await self._subscribing.subscribe(client, connack)
             await self._announce(client)
         except (MQTTError, OSError) as exc:  # the link broke meanwhile, or the broker does not answer: start anew

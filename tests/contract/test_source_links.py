@@ -169,6 +169,8 @@ async def test_a_refused_subscription_is_an_error_and_the_others_go_on(
     (entry,) = [entry for entry in logs if entry["log_level"] == "error"]
     assert entry["filters"] == ["secret/#"]
     assert "access rules" in entry["hint"]
+    assert rig.source.is_connected
+    assert not rig.source.is_subscribed
     await rig.send("still here")
     assert await rig.take_texts(1) == ["still here"]
 

@@ -53,9 +53,9 @@ class Gateway:
         return f"gatewayd: {state}\n" + (self.folder / "gatewayd.log").read_text(errors="replace")[-4000:]
 
     def is_subscribed(self) -> bool:
-        """Whether it is ready and connected to the broker."""
+        """Whether it is ready, and what is published now reaches it."""
         status = self.get("/status")
-        return status is not None and status["broker"]["connected"]
+        return status is not None and status["broker"]["subscribed"]
 
     def get(self, path: str) -> Any:
         """The JSON of an endpoint; None while nobody answers."""

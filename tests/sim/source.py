@@ -14,6 +14,7 @@ class MemorySource:
 
     acks_after_commit = True
     is_connected = True
+    is_subscribed = True
     protocol = 5
 
     def __init__(self, clock: Clock) -> None:

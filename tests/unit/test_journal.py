@@ -134,7 +134,7 @@ async def test_a_passing_failure_is_retried_and_then_buried(tmp_path: Path) -> N
     async with stages(tmp_path, {"r": handler}, JOURNALED) as rig:
         rig.send(1)
         for n_calls in (1, 2):
-            await until(lambda n=n_calls: len(handler.batches) == n)  # type: ignore[misc]
+            await until(lambda n=n_calls: len(handler.batches) >= n)  # type: ignore[misc]
             await settle()
             await rig.clock.advance(10)
 

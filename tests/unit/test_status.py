@@ -31,6 +31,7 @@ async def test_the_status_says_what_runs_and_how_much_waits(tmp_path: Path) -> N
 
         assert said["gateway"] == "gw"
         assert said["broker"]["connected"] is True
+        assert said["broker"]["subscribed"] is True
         assert {name: route["durable_point"] for name, route in said["routes"].items()} == {
             "r": "results",
             "j": "journal",

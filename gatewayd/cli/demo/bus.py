@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from mqttium import MQTTError
 from mqttium.api import AsyncClient
@@ -24,6 +24,9 @@ async def connected(client_id: str, port: int) -> AsyncIterator[AsyncClient]:
     except (MQTTError, OSError) as error:
         await asyncio.sleep(_PATIENCE_S)  # who watches the broker knows why: let it speak first
         raise StageError(f"{client_id} lost its connection to the broker: {error}") from error
+    finally:
+        with suppress(MQTTError, OSError):  # what the client still has running must not be left for the loop's end
+            await client.disconnect()
 
 
 async def run_devices(port: int, fast: Sequence[Pump | Freezer], slow: Sequence[Plc], scene: Scene) -> None:

@@ -76,7 +76,7 @@ async def _is_subscribed(port: int) -> bool:
 
     try:
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/status") as response:
-            return bool((await response.json())["broker"]["connected"])
+            return bool((await response.json())["broker"]["subscribed"])
     except aiohttp.ClientError:
         return False
 
