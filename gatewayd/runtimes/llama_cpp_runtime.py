@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from gatewayd.errors import RejectedError, TransientError
-from gatewayd.runtimes.protocol import Complete, Completed, Load
+from gatewayd.runtimes.protocol import CallEnded, Complete, Completed, IsCancelled, Load
 
 
 class LlamaCppBackend:
@@ -24,8 +24,9 @@ class LlamaCppBackend:
         self._llama = llama
         self._lock = threading.Lock()
 
-    def complete(self, call: Complete) -> Completed:
-        """Raises RejectedError when the prompt is too long or schema or grammar are none, TransientError when late."""
+    def complete(self, call: Complete, is_cancelled: IsCancelled) -> Completed:
+        """Raises RejectedError when the prompt is too long or schema or grammar are none, TransientError when late,
+        CallEnded when cancelled."""
         grammar = self._grammar(call)
         with self._lock:
             tokens = self._tokens(call.prompt)
@@ -45,7 +46,7 @@ class LlamaCppBackend:
                 grammar=grammar,
                 stream=True,
             )
-            text, finish = _collect(chunks, call.deadline_s)
+            text, finish = _collect(chunks, call.deadline_s, is_cancelled)
             written = self._llama.n_tokens - len(tokens) + 1  # the last one was chosen, and not computed upon
         return Completed(
             id=call.id,
@@ -115,14 +116,19 @@ def open_backend(load: Load) -> LlamaCppBackend:
     return LlamaCppBackend(llama_cpp, llama)
 
 
-def _collect(chunks: Any, deadline_s: float) -> tuple[str, str]:
-    """The text and why it ended. Raises TransientError when the deadline passes between two tokens."""
+def _collect(chunks: Any, deadline_s: float, is_cancelled: IsCancelled) -> tuple[str, str]:
+    """The text and why it ended. Raises TransientError when the deadline passes between two tokens, CallEnded when it is
+    cancelled there."""
     parts: list[str] = []
     finish = "stop"
     for chunk in chunks:
         choice = chunk["choices"][0]
         parts.append(choice["text"])
         finish = choice["finish_reason"] or finish
-        if time.monotonic() > deadline_s and choice["finish_reason"] is None:
+        if choice["finish_reason"] is not None:
+            continue
+        if is_cancelled():
+            raise CallEnded
+        if time.monotonic() > deadline_s:
             raise TransientError("the language model was not done within the time-out")
     return "".join(parts), "length" if finish == "length" else "stop"

@@ -6,6 +6,7 @@ A frame is its length (4 bytes, big-endian) and that many bytes. Both ends are o
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -64,6 +65,13 @@ class Stats(_Frame, frozen=True):
     id: int
 
 
+class Cancel(_Frame, frozen=True):
+    """Daemon to worker: end this completion between two tokens, and answer it with `Cancelled`. Of one that is over or
+    unknown nothing comes."""
+
+    id: int
+
+
 class Ready(_Frame, frozen=True):
     """Worker to daemon, first: the model is loaded."""
 
@@ -97,9 +105,22 @@ class Refused(_Frame, frozen=True):
     reason: str = ""
 
 
+class Cancelled(_Frame, frozen=True):
+    """Worker to daemon: this completion was ended as asked; what it had written is gone."""
+
+    id: int
+
+
 Call = Complete | Count | Ping | Stats
-Request = Load | Call
-Reply = Ready | Completed | Number | Refused
+Request = Load | Call | Cancel
+Reply = Ready | Completed | Number | Refused | Cancelled
+
+
+IsCancelled = Callable[[], bool]  # in the worker: whether the call at hand shall end between two tokens
+
+
+class CallEnded(Exception):
+    """In the worker: the daemon wants the slot of this call for another one."""
 
 
 class Link:

@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,9 +21,13 @@ from typing import Protocol
 
 from gatewayd.errors import GatewaydError, RejectedError
 from gatewayd.runtimes.protocol import (
+    CallEnded,
+    Cancel,
+    Cancelled,
     Complete,
     Completed,
     Count,
+    IsCancelled,
     Link,
     Load,
     Number,
@@ -53,7 +58,7 @@ class Backend(Protocol):
     context_tokens: int
     parallel: int  # how many completions may run at once
 
-    def complete(self, call: Complete) -> Completed: ...
+    def complete(self, call: Complete, is_cancelled: IsCancelled) -> Completed: ...
 
     def count_tokens(self, text: str) -> int: ...
 
@@ -87,16 +92,28 @@ def _serve(link: Link, backend: Backend) -> None:
     """Until the daemon hangs up. Completions run side by side; counting never waits for them."""
     completions = ThreadPoolExecutor(backend.parallel, "complete")
     counts = ThreadPoolExecutor(1, "count")
+    ends: dict[int, threading.Event] = {}  # by id of each completion that waits or runs: set, it shall end
     while (request := link.receive()) is not None:
         match request:
             case Complete():
-                completions.submit(_answer, link, request.id, partial(backend.complete, request))
+                ends[request.id] = threading.Event()
+                completions.submit(_complete, link, backend, request, ends)
+            case Cancel():
+                if (end := ends.get(request.id)) is not None:
+                    end.set()
             case Count():
                 counts.submit(_answer, link, request.id, partial(_count, backend, request))
             case Ping():
                 link.send(Number(id=request.id, value=0))
             case StatsRequest():
                 link.send(Number(id=request.id, value=_resident_bytes()))
+
+
+def _complete(link: Link, backend: Backend, call: Complete, ends: dict[int, threading.Event]) -> None:
+    try:
+        _answer(link, call.id, partial(backend.complete, call, ends[call.id].is_set))
+    finally:
+        del ends[call.id]
 
 
 def _count(backend: Backend, call: Count) -> Number:
@@ -106,6 +123,8 @@ def _count(backend: Backend, call: Count) -> Number:
 def _answer(link: Link, call_id: int, work: Callable[[], Reply]) -> None:
     try:
         reply = work()
+    except CallEnded:
+        reply = Cancelled(id=call_id)
     except RejectedError as exc:
         reply = Refused(id=call_id, problem=str(exc), reason=exc.reason)
     except GatewaydError as exc:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gatewayd.errors import RejectedError, TransientError
 from gatewayd.runtimes.options import TextOptions
-from gatewayd.runtimes.protocol import Complete, Completed, Load
+from gatewayd.runtimes.protocol import CallEnded, Complete, Completed, IsCancelled, Load
 
 _LOG_ERRORS = 1  # llama.cpp's levels: 1 error, 2 warning, 3 info; higher ones print prompts
 _TOKENIZE_S = 30.0
@@ -37,8 +37,9 @@ class XllamacppBackend:
         self._known_schemas: OrderedDict[str, None] = OrderedDict()
         self._probing = threading.Lock()
 
-    def complete(self, call: Complete) -> Completed:
-        """Raises RejectedError when the prompt is too long or schema or grammar are none, TransientError when late."""
+    def complete(self, call: Complete, is_cancelled: IsCancelled) -> Completed:
+        """Raises RejectedError when the prompt is too long or schema or grammar are none, TransientError when late,
+        CallEnded when cancelled."""
         request: dict[str, Any] = {
             "prompt": call.prompt,
             "n_predict": call.max_tokens,
@@ -52,7 +53,7 @@ class XllamacppBackend:
             self._check_schema(request["json_schema"])
         elif call.grammar is not None:
             request["grammar"] = call.grammar
-        text, last = self._stream(request, call.deadline_s)
+        text, last = self._stream(request, call.deadline_s, is_cancelled)
         usage = last["usage"]
         return Completed(
             id=call.id,
@@ -77,9 +78,11 @@ class XllamacppBackend:
             raise TransientError(f"the tokenizer answered {response.status}")
         return len(json.loads(content)["tokens"])
 
-    def _stream(self, request: dict[str, Any], deadline_s: float) -> tuple[str, dict[str, Any]]:
-        """The whole text and the last chunk. The deadline can end it between two tokens and between two batches of the
-        prompt (`return_progress`); the slot is then free again."""
+    def _stream(
+        self, request: dict[str, Any], deadline_s: float, is_cancelled: IsCancelled
+    ) -> tuple[str, dict[str, Any]]:
+        """The whole text and the last chunk. Deadline and cancellation can end it between two tokens and between two
+        batches of the prompt (`return_progress`); the slot is then free again."""
         parts: list[str] = []
         last: dict[str, Any] = {}
 
@@ -88,7 +91,7 @@ class XllamacppBackend:
             last = chunk
             if chunk.get("choices"):
                 parts.append(chunk["choices"][0]["text"])
-            return "usage" not in chunk and time.monotonic() > deadline_s
+            return "usage" not in chunk and (is_cancelled() or time.monotonic() > deadline_s)
 
         answer = self._server.handle_completions({**request, "stream": True, "return_progress": True}, take)
         if isinstance(answer, dict) and "error" in answer:
@@ -96,6 +99,8 @@ class XllamacppBackend:
         if "error" in last:
             raise _error(last["error"])
         if "usage" not in last:
+            if is_cancelled():
+                raise CallEnded
             raise TransientError("the language model was not done within the time-out")
         return "".join(parts), last
 
