@@ -14,6 +14,10 @@ HEAD = """\
 # mistake. docs/reference/config.md says the same in tables. Durations end in _s or _ms, sizes in _bytes.
 """
 
+# (name, type, whether it is commented out)
+SINKS = (("cloud", "http", False), ("archive", "file", False), ("plant", "mqtt", True))
+TIERS = (("student", "handler", True), ("neighbor", "openai", True))
+
 # Keys that are set in the example; all others are commented out at their default.
 SET: Mapping[str, Any] = {
     "routes.temperature.topics": ["plant/+/temperature"],
@@ -44,6 +48,12 @@ SAMPLES: Mapping[str, Any] = {
     "id": "message_id",
     "every_s": 3600.0,
     "ttl_s": 604800.0,
+    "accept": 0.9,
+    "abstain": [0.4, 0.6],
+    "student.handler": "classify_text",
+    "neighbor.url": "http://box.plant.example:8080/v1",
+    "neighbor.model": "qwen3-4b",
+    "neighbor.labels": {"alert": "a person has to act", "normal": "nothing to do"},
     "max_call_s": 60.0,
     "otlp_endpoint": "http://127.0.0.1:4318",
 }

@@ -1,7 +1,7 @@
 """config.toml and docs/reference/config.md, made from the structs: neither can say what the code does not do."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import NODEFAULT
 from msgspec import inspect as mi
@@ -33,8 +33,10 @@ def render_example() -> str:
             parts.append("\n".join(_example_table(kind, (field.encode_name,))))
         elif field.encode_name == "routes":
             parts.append(_example_routes(kind))
+        elif field.encode_name == "tiers":
+            parts.append("\n".join(_example_variants(kind, "tiers", example.TIERS)))
         else:
-            parts.append(_example_sinks(kind))
+            parts.append("\n".join(_example_variants(kind, "sinks", example.SINKS)))
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
@@ -46,11 +48,12 @@ def _example_routes(kind: mi.Type) -> str:
     return "\n".join([*lines, example.TEMPERATURE_OPTIONS, example.MORE_ROUTES])
 
 
-def _example_sinks(kind: mi.Type) -> str:
+def _example_variants(kind: mi.Type, table: str, shown: Sequence[tuple[str, str, bool]]) -> list[str]:
+    """Tables of which `type` says what they are: (name, type, whether it is commented out)."""
     lines: list[str] = []
-    for name, tag, is_off in (("cloud", "http", False), ("archive", "file", False), ("plant", "mqtt", True)):
-        lines += [*_example_table(variants(_values(kind))[tag], ("sinks", name), is_off=is_off), ""]
-    return "\n".join(lines)
+    for name, tag, is_off in shown:
+        lines += [*_example_table(variants(_values(kind))[tag], (table, name), is_off=is_off), ""]
+    return lines
 
 
 def _values(kind: mi.Type) -> mi.Type:
@@ -140,7 +143,8 @@ def _reference_table(kind: mi.StructType, path: Path, about: str, *, tag: str = 
     yield "| Key | Type | Default | Allowed | Meaning |\n| --- | --- | --- | --- | --- |"
     anchor = title.replace("<name>", tag) if tag else title
     if tag:
-        yield f'| <a id="{anchor}.type"></a>`type` | text | required | `"{tag}"` | Which sort of sink this is. |'
+        sort = str(path[0]).removesuffix("s")
+        yield f'| <a id="{anchor}.type"></a>`type` | text | required | `"{tag}"` | Which sort of {sort} this is. |'
     inner: list[tuple[mi.Field, Path]] = []
     for field in kind.fields:
         name = field.encode_name

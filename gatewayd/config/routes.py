@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, field
 
 from gatewayd.config.links import Section
+from gatewayd.config.tiers import Escalation
 
 
 class Payload(Section, frozen=True):
@@ -123,7 +124,16 @@ class Route(Section, frozen=True):
     topics: Annotated[
         list[str], Meta(min_length=1, description='MQTT topic filters, e.g. ["plant/+/vibration", "logs/#"].')
     ]
-    handler: Annotated[str, Meta(min_length=1, description="Name of the handler; `gatewayd handlers` lists them.")]
+    handler: Annotated[
+        str, Meta(description="Name of the handler; `gatewayd handlers` lists them. Empty where the route has `tiers`.")
+    ] = ""
+    tiers: Annotated[
+        list[str],
+        Meta(
+            description="Instead of a handler: tiers from small to large, the next one asked where the one before is not sure. The first is a handler that answers in milliseconds."
+        ),
+    ] = field(default_factory=list)
+    escalation: Escalation = field(default_factory=Escalation)
     options: Annotated[
         dict[str, Any], Meta(description="The handler's own options: see handlers/README.md and `gatewayd handlers`.")
     ] = field(default_factory=dict)

@@ -11,18 +11,25 @@ from msgspec import Meta, field
 from gatewayd.config.links import Broker, Reconnect, Secret, Section, Source, Tls
 from gatewayd.config.routes import BatchLimits, Payload, Route, WindowLimits
 from gatewayd.config.sinks import FileSink, HttpSink, MqttSink, Sink
+from gatewayd.config.tiers import Escalation, HandlerTier, HttpTier, KServeTier, OpenAITier, Tier
 
 __all__ = [
+    "Audit",
     "BatchLimits",
     "Broker",
     "Config",
+    "Escalation",
     "FileSink",
     "Gateway",
+    "HandlerTier",
     "Handlers",
     "HttpSink",
+    "HttpTier",
+    "KServeTier",
     "Log",
     "Models",
     "MqttSink",
+    "OpenAITier",
     "Payload",
     "Reconnect",
     "Route",
@@ -32,6 +39,7 @@ __all__ = [
     "Source",
     "Spool",
     "Telemetry",
+    "Tier",
     "Tls",
     "Web",
     "WindowLimits",
@@ -152,6 +160,19 @@ class Models(Section, frozen=True):
     ] = 15.0
 
 
+class Audit(Section, frozen=True):
+    """The audit trail: every decision of routes with tiers, hash-chained. In the state folder, `audit/`."""
+
+    max_file_bytes: Annotated[int, Meta(ge=4096, description="Size at which a new file is begun, in bytes.")] = 4194304
+    max_files: Annotated[
+        int, Meta(ge=2, le=10000, description="Files kept; the oldest is removed, and the next one says so.")
+    ] = 16
+    flush_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="A power cut loses at most the decisions of this long, in seconds."),
+    ] = 5.0
+
+
 class Handlers(Section, frozen=True):
     """Where handlers are looked for beside the entry point group `gatewayd.handlers`."""
 
@@ -218,7 +239,11 @@ class Config(Section, frozen=True):
     sinks: Annotated[dict[str, Sink], Meta(description="One table a sink: [sinks.<name>].")] = field(
         default_factory=dict
     )
+    tiers: Annotated[dict[str, Tier], Meta(description="One table a tier of a cascade: [tiers.<name>].")] = field(
+        default_factory=dict
+    )
     spool: Spool = field(default_factory=Spool)
+    audit: Audit = field(default_factory=Audit)
     models: Models = field(default_factory=Models)
     handlers: Handlers = field(default_factory=Handlers)
     telemetry: Telemetry = field(default_factory=Telemetry)

@@ -19,6 +19,27 @@ def toggles(lines: list[str]) -> list[tuple[int, int | None]]:
     return found
 
 
+def needed_by(lines: list[str], header: int) -> set[int]:
+    """Of a sink's or tier's table that is commented out, or one in it: its head, its type and its required keys."""
+    match = re.match(r"#\[((?:sinks|tiers)\.\w+)", lines[header])
+    if match is None or f"#[{match[1]}]" not in lines:
+        return set()
+    head = lines.index(f"#[{match[1]}]")
+    end = next(at for at in range(head + 1, len(lines)) if not lines[at])
+    required = {
+        at for at in range(head, end) if re.match(r"#[a-z_]+ = ", lines[at]) and "Required." in comment_above(lines, at)
+    }
+    return {head, head + 1, *required}
+
+
+def comment_above(lines: list[str], at: int) -> str:
+    words: list[str] = []
+    while lines[at - 1].startswith("# "):
+        at -= 1
+        words.insert(0, lines[at])
+    return " ".join(words)
+
+
 def test_the_example_has_nothing_wrong_with_it() -> None:
     assert examine_text(render_example(), "config.toml")[1] == []
 
@@ -31,9 +52,9 @@ def test_every_key_of_the_example_is_right_when_it_is_switched_on() -> None:
     wrong = []
     for number, header in keys:
         changed = {number, header} if header is not None else {number}
-        # A sink that is commented out as a whole needs its type, and its secrets' tables need it.
-        if header is not None and "sinks.plant" in lines[header]:
-            changed |= {at for at, line in enumerate(lines) if line in ("#[sinks.plant]", '#type = "mqtt"')}
+        # A sink or tier that is commented out as a whole needs its type and what is required; tables in it need it.
+        if header is not None:
+            changed |= needed_by(lines, header)
         text = "\n".join(line.removeprefix("#") if at in changed else line for at, line in enumerate(lines))
         wrong += [
             str(problem) for problem in examine_text(text, "config.toml")[1] if problem.allowed != "both or neither"

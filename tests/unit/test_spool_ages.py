@@ -199,63 +199,6 @@ def test_rows_behind_which_no_others_came_expire_too(lives: Lives) -> None:
     assert lives.keys() == []
 
 
-@pytest.mark.parametrize("is_clean", [True, False])
-def test_what_came_between_a_reboot_and_the_clock_being_set_is_not_made_older_by_it(
-    lives: Lives, bent: BentClock, is_clean: bool
-) -> None:
-    bent.synced = True
-    lives.add()
-    bent.synced = False
-    lives.reboot(off_s=10 * 86_400, wall=1000.0)
-    (young,) = lives.add()
-    lives.run_s(10)
-    bent.wall, bent.synced = 1_763_724_000.0 + 10 * 86_400, True
-    lives.run_s(10)
-    assert lives.keys() == [young]
-
-    lives.restart(is_clean=is_clean, down_s=300)
-    lives.run_s(10)
-    assert lives.keys() == [young]
-
-    lives.run_s(300)
-    assert lives.keys() == []
-
-
-def test_a_leap_that_the_disk_did_not_take_is_written_later(lives: Lives, bent: BentClock) -> None:
-    bent.synced = True
-    lives.add()
-    bent.synced = False
-    lives.reboot(off_s=86_400, wall=1000.0)
-    (young,) = lives.add()
-    bent.wall, bent.synced = 1_763_724_000.0 + 86_400, True
-    bent.pass_s(5)
-    store = lives.store
-    store.begin()
-    store.skip_seq()
-    store.flush()
-    store.rollback()
-
-    lives.upkeep()
-    lives.restart(is_clean=False, down_s=300)
-    lives.run_s(10)
-    assert lives.keys() == [young]
-
-    lives.run_s(300)
-    assert lives.keys() == []
-
-
-def test_a_gateway_that_crashes_before_each_upkeep_keeps_nothing_for_ever(lives: Lives) -> None:
-    lives.add()
-    lives.bent.pass_s(60)
-    lives.add()
-    for _ in range(2):
-        lives.restart(is_clean=False, down_s=400)
-
-    lives.upkeep()
-
-    assert lives.keys() == []
-
-
 def test_a_row_that_is_being_sent_is_left_until_that_is_over(lives: Lives) -> None:
     lives.add(5)
     rows = lives.results()
@@ -402,40 +345,6 @@ def test_the_floor_is_kept_over_a_restart(lives: Lives, bent: BentClock) -> None
 
     assert lives.clock.now() == pytest.approx(right, abs=2.0)
     assert lives.clock.is_synced() is False
-
-
-def test_a_pause_that_was_asked_for_is_kept_over_a_restart(lives: Lives, bent: BentClock) -> None:
-    _hold(lives, "cloud", 100.0)
-    lives.restart(is_clean=False, down_s=30.0)
-    bent.wall += 3650 * DAY_S
-
-    assert lives.store.holds.rest_s("cloud") == pytest.approx(70.0)
-    assert lives.store.holds.rest_s("archive") == 0.0
-    bent.pass_s(70.0)
-    assert lives.store.holds.rest_s("cloud") == 0.0
-
-
-def test_pauses_that_are_over_are_forgotten(lives: Lives) -> None:
-    for n in range(50):
-        _hold(lives, f"sink-{n}", 10.0)
-        lives.run_s(11)
-
-    assert lives.store.connection.execute("SELECT count(*) FROM holds").get == 1
-
-
-def test_a_shorter_pause_does_not_end_a_longer_one(lives: Lives) -> None:
-    _hold(lives, "cloud", 100.0)
-    _hold(lives, "cloud", 5.0)
-
-    assert lives.store.holds.rest_s("cloud") == pytest.approx(100.0)
-
-
-def _hold(lives: Lives, sink: str, delay_s: float) -> None:
-    lives.store.begin()
-    lives.store.hold(sink, delay_s)
-    lives.store.flush()
-    lives.store.commit()
-    lives.store.committed()
 
 
 def test_sequence_numbers_without_rows_are_no_rows(lives: Lives) -> None:
