@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from gatewayd.errors import RejectedError, TransientError
-from gatewayd.runtimes.protocol import CallEnded, Complete, Completed, IsCancelled, Load
+from gatewayd.runtimes.protocol import CallEndedError, Complete, Completed, IsCancelled, Load
 
 
 class LlamaCppBackend:
@@ -26,7 +26,7 @@ class LlamaCppBackend:
 
     def complete(self, call: Complete, is_cancelled: IsCancelled) -> Completed:
         """Raises RejectedError when the prompt is too long or schema or grammar are none, TransientError when late,
-        CallEnded when cancelled."""
+        CallEndedError when cancelled."""
         grammar = self._grammar(call)
         with self._lock:
             tokens = self._tokens(call.prompt)
@@ -117,8 +117,8 @@ def open_backend(load: Load) -> LlamaCppBackend:
 
 
 def _collect(chunks: Any, deadline_s: float, is_cancelled: IsCancelled) -> tuple[str, str]:
-    """The text and why it ended. Raises TransientError when the deadline passes between two tokens, CallEnded when it is
-    cancelled there."""
+    """The text and why it ended. Raises TransientError when the deadline passes between two tokens, CallEndedError when
+    it is cancelled there."""
     parts: list[str] = []
     finish = "stop"
     for chunk in chunks:
@@ -128,7 +128,7 @@ def _collect(chunks: Any, deadline_s: float, is_cancelled: IsCancelled) -> tuple
         if choice["finish_reason"] is not None:
             continue
         if is_cancelled():
-            raise CallEnded
+            raise CallEndedError
         if time.monotonic() > deadline_s:
             raise TransientError("the language model was not done within the time-out")
     return "".join(parts), "length" if finish == "length" else "stop"

@@ -119,7 +119,7 @@ Reply = Ready | Completed | Number | Refused | Cancelled
 IsCancelled = Callable[[], bool]  # in the worker: whether the call at hand shall end between two tokens
 
 
-class CallEnded(Exception):
+class CallEndedError(Exception):
     """In the worker: the daemon wants the slot of this call for another one."""
 
 

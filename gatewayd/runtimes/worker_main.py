@@ -21,7 +21,7 @@ from typing import Protocol
 
 from gatewayd.errors import GatewaydError, RejectedError
 from gatewayd.runtimes.protocol import (
-    CallEnded,
+    CallEndedError,
     Cancel,
     Cancelled,
     Complete,
@@ -123,7 +123,7 @@ def _count(backend: Backend, call: Count) -> Number:
 def _answer(link: Link, call_id: int, work: Callable[[], Reply]) -> None:
     try:
         reply = work()
-    except CallEnded:
+    except CallEndedError:
         reply = Cancelled(id=call_id)
     except RejectedError as exc:
         reply = Refused(id=call_id, problem=str(exc), reason=exc.reason)

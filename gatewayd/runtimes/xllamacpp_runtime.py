@@ -15,7 +15,7 @@ from typing import Any
 
 from gatewayd.errors import RejectedError, TransientError
 from gatewayd.runtimes.options import TextOptions
-from gatewayd.runtimes.protocol import CallEnded, Complete, Completed, IsCancelled, Load
+from gatewayd.runtimes.protocol import CallEndedError, Complete, Completed, IsCancelled, Load
 
 _LOG_ERRORS = 1  # llama.cpp's levels: 1 error, 2 warning, 3 info; higher ones print prompts
 _TOKENIZE_S = 30.0
@@ -39,7 +39,7 @@ class XllamacppBackend:
 
     def complete(self, call: Complete, is_cancelled: IsCancelled) -> Completed:
         """Raises RejectedError when the prompt is too long or schema or grammar are none, TransientError when late,
-        CallEnded when cancelled."""
+        CallEndedError when cancelled."""
         request: dict[str, Any] = {
             "prompt": call.prompt,
             "n_predict": call.max_tokens,
@@ -100,7 +100,7 @@ class XllamacppBackend:
             raise _error(last["error"])
         if "usage" not in last:
             if is_cancelled():
-                raise CallEnded
+                raise CallEndedError
             raise TransientError("the language model was not done within the time-out")
         return "".join(parts), last
 
