@@ -140,6 +140,48 @@ class Models(Section, frozen=True):
     llm_threads: Annotated[
         int, Meta(ge=0, le=256, description="Threads of a language model. 0: all cores but one, at least one.")
     ] = 0
+    llm_max_waiting: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10000,
+            description="Calls of one language model that may wait for it, all routes together. Beyond: the one of the lowest route `priority` is refused for now (counted).",
+        ),
+    ] = 64
+    llm_max_waiting_bytes: Annotated[
+        int, Meta(ge=0, description="The same limit for the prompts of those that wait, in bytes.")
+    ] = 4194304
+    llm_max_preemptions: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100,
+            description="How often one call may be ended between two tokens, and begun again later, because a route of a higher `priority` waits. After that it runs to its end. 0: nothing that runs is ended.",
+        ),
+    ] = 2
+    max_resident_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Memory that loaded models may take together, in bytes; beyond it those that are in no call are unloaded, the least recently used first, and loaded again when they are called. 0: no limit.",
+        ),
+    ] = 0
+    idle_unload_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=604800,
+            description="A model that was not called for this long is unloaded, in seconds; the next call loads it again. 0: never.",
+        ),
+    ] = 0.0
+    watch_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86400,
+            description="How often to look whether a model in use was replaced by a newer version, in seconds; it is then taken over while running. 0: on SIGHUP alone.",
+        ),
+    ] = 0.0
     worker_start_s: Annotated[
         float, Meta(gt=0, le=3600, description="How long a worker process may take to load its model, in seconds.")
     ] = 120.0

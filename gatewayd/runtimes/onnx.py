@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from gatewayd.config import schema
-from gatewayd.errors import ModelError, RejectedError
+from gatewayd.errors import ModelError, RejectedError, TransientError
 from gatewayd.models.bundle import Bundle
 from gatewayd.runtimes.options import OnnxOptions
 
@@ -28,6 +28,7 @@ class OnnxSession:
         self.outputs: Sequence[str] = tuple(node.name for node in session.get_outputs())
         self.providers: Sequence[str] = tuple(session.get_providers())
         self._run = session.run
+        self._nodes = list(session.get_inputs())
         self._output_names = list(self.outputs)
         self._failures = failures
         self._name = name
@@ -46,8 +47,48 @@ class OnnxSession:
         """`calls` so far."""
         return {"calls": float(self._calls)}
 
+    def warm(self) -> None:
+        """Run once on zeros. Raises ModelError when that fails although the shapes leave nothing open."""
+        try:
+            self._run(self._output_names, {node.name: _zeros(node) for node in self._nodes})
+        except (*self._failures, KeyError) as exc:
+            if all(_is_fixed(node) for node in self._nodes):
+                raise ModelError(f'model "{self._name}" does not run on zeros of the shape it asks for: {exc}') from exc
+            log.debug("model was not tried before use", model=self._name, cause=str(exc)[:200])
+
     def close(self) -> None:
-        """Nothing to do: the memory goes when the last who holds the session lets go of it."""
+        """Let go of the model; its memory goes when the calls under way are over."""
+        self._nodes = []
+        self._run = _closed
+
+
+def _closed(*_: Any) -> Any:
+    raise TransientError("the model was unloaded")
+
+
+# As ONNX Runtime names the types of inputs, and as numpy does. A model of texts is not tried.
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+def _zeros(node: Any) -> Any:
+    import numpy as np
+
+    return np.zeros([size if isinstance(size, int) else 1 for size in node.shape], _DTYPES[node.type])
+
+
+def _is_fixed(node: Any) -> bool:
+    """Whether all sizes but that of the batch are given."""
+    return node.type in _DTYPES and all(isinstance(size, int) for size in node.shape[1:])
 
 
 def load(bundle: Bundle, files: Mapping[str, Path], config: schema.Models) -> OnnxSession:

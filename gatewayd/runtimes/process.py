@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from gatewayd.errors import ModelError, WorkerCrashed
-from gatewayd.runtimes.protocol import Call, Link, Load, Ready, Reply
+from gatewayd.runtimes.protocol import Call, Cancel, Link, Load, Ready, Reply
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +77,9 @@ class WorkerProcess:
             ) from None
         self.load_s = time.monotonic() - begun_s
 
-    def call(self, request: Call, timeout_s: float) -> Reply:
+    def call(
+        self, request: Call, timeout_s: float, on_sent: Callable[["WorkerProcess"], None] = lambda _self: None
+    ) -> Reply:
         """Send and wait. Raises WorkerCrashed when the worker ends, TimeoutError when it does not answer."""
         answer: Future[Reply] = Future()
         with self._state:
@@ -85,13 +87,21 @@ class WorkerProcess:
                 raise WorkerCrashed(self._problem)
             self._waiting[request.id] = answer
         try:
-            if self._link is not None:  # it is ready, so there is one
-                with contextlib.suppress(OSError):  # the owner's thread notices the end, and tells us
-                    self._link.send(request)
+            self._send(request)
+            on_sent(self)
             return answer.result(timeout_s)
         finally:
             with self._state:
                 self._waiting.pop(request.id, None)
+
+    def tell(self, frame: Cancel) -> None:
+        """Send what is not answered."""
+        self._send(frame)
+
+    def _send(self, frame: Call | Cancel) -> None:
+        if self._link is not None:  # it is ready, so there is one
+            with contextlib.suppress(OSError):  # the owner's thread notices the end, and tells who waits
+                self._link.send(frame)
 
     def resident_bytes(self) -> int:
         """Resident memory, as proc(5) has it; 0 when the process is gone."""
