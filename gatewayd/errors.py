@@ -37,6 +37,22 @@ class SinkMisconfigured(SinkUnavailable):
     """The far side turned us away (401, 403, 404 …): retried like any other, and an operator is told."""
 
 
+class TierUnavailable(TransientError):
+    """A tier outside of this box did not answer. `retry_after_s`: not to be asked before that; None: when you like."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TierMisconfigured(TierUnavailable):
+    """The tier turned us away (401, 403, 404 …), or what answers there is no such tier: an operator is told."""
+
+
+class TierSpent(TierUnavailable):
+    """The tier's budget of the day does not allow the call: it was not made."""
+
+
 class WorkerCrashed(TransientError):
     """The child process of a model died during the call: one retry, counted against message and model."""
 

@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from gatewayd.cascade.verdict import Place, Question, Refusal, Verdict
+
 
 class RawMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message as it came from the source, before any route looked at it. Also what the journal keeps."""
@@ -227,6 +229,36 @@ class Sink(Protocol):
         """Return once the far side stored them; map each key it refused for good to why.
 
         Raises SinkUnavailable (retry), BatchTooLarge (split), BatchRefused (bisect).
+        """
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class TierClient(Protocol):
+    """A tier outside of this box: who is asked when the local answer is not sure enough.
+
+    It never sees a raw payload: what it is given is redacted already, see gatewayd.cascade.redact.
+    """
+
+    @property
+    def name(self) -> str:
+        """The tier's name in the config."""
+
+    @property
+    def place(self) -> Place:
+        """Where it computes."""
+
+    @property
+    def usual_latency_ms(self) -> float | None:
+        """How long a request took of late, in the middle; None: nothing was asked yet."""
+
+    async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict | Refusal]:
+        """An answer for each question, in the same order. More than fit into one request become several.
+
+        Answers that came before a failure are remembered: asking again does not pay for them twice. Raises
+        TierUnavailable (TierMisconfigured, TierSpent) when some have no answer yet: ask again, not before its
+        `retry_after_s` is over. Sets its own time limits.
         """
 
     async def close(self) -> None:
