@@ -1,0 +1,339 @@
+"""The order of requests for a language model: pure rules, and threads that wait by them."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gatewayd.errors import TransientError
+from gatewayd.runtimes.scheduler import Scheduler
+from gatewayd.runtimes.slots import SlotLimits, SlotQueue, Ticket
+
+_arrivals = itertools.count()
+
+
+def limits(n_slots: int = 1, **fields: int) -> SlotLimits:
+    return SlotLimits(
+        **{"n_slots": n_slots, "max_waiting": 100, "max_waiting_bytes": 10_000, "max_preemptions": 2, **fields}
+    )
+
+
+def ticket(priority: int = 4, deadline_s: float = 100.0, size_bytes: int = 10) -> Ticket:
+    return Ticket(priority=priority, deadline_s=deadline_s, arrival=next(_arrivals), size_bytes=size_bytes)
+
+
+def entered(queue: SlotQueue, *tickets: Ticket) -> None:
+    for each in tickets:
+        queue.enter(each)
+
+
+def test_whoever_comes_runs_while_a_slot_is_free() -> None:
+    queue = SlotQueue(limits(n_slots=2))
+    first, second, third = ticket(0), ticket(0), ticket(9)
+
+    entered(queue, first, second, third)
+
+    assert (queue.running, queue.waiting) == ([first, second], [third])
+
+
+def test_the_higher_priority_is_next_whatever_the_arrival() -> None:
+    queue = SlotQueue(limits())
+    running, low, high = ticket(), ticket(1), ticket(8)
+    entered(queue, running, low, high)
+
+    queue.leave(running)
+
+    assert queue.running == [high]
+
+
+def test_of_one_priority_the_earlier_deadline_is_next_and_then_the_earlier_arrival() -> None:
+    queue = SlotQueue(limits())
+    running, patient, pressed, late_comer = (
+        ticket(),
+        ticket(deadline_s=50),
+        ticket(deadline_s=20),
+        ticket(deadline_s=20),
+    )
+    entered(queue, running, patient, pressed, late_comer)
+
+    order = []
+    for _ in range(3):
+        queue.leave(queue.running[0])
+        order += queue.running
+
+    assert order == [pressed, late_comer, patient]
+
+
+def test_beyond_the_count_the_lowest_priority_is_refused_and_not_who_came_last() -> None:
+    queue = SlotQueue(limits(max_waiting=2))
+    running, low, middle, high = ticket(9), ticket(1), ticket(5), ticket(8)
+
+    entered(queue, running, low, middle, high)
+
+    assert low.refused == "queue_full"
+    assert queue.waiting == [middle, high]
+    assert queue.counts["refused_queue_full"] == 1
+
+
+def test_who_comes_last_is_refused_when_it_is_the_lowest() -> None:
+    queue = SlotQueue(limits(max_waiting=1))
+    running, high, low = ticket(9), ticket(8), ticket(1)
+
+    entered(queue, running, high, low)
+
+    assert (low.refused, high.refused) == ("queue_full", "")
+
+
+def test_beyond_the_bytes_as_many_are_refused_as_it_takes() -> None:
+    queue = SlotQueue(limits(max_waiting_bytes=100))
+    running, small, smaller, large = (
+        ticket(9),
+        ticket(1, size_bytes=40),
+        ticket(2, size_bytes=40),
+        ticket(5, size_bytes=90),
+    )
+
+    entered(queue, running, small, smaller, large)
+
+    assert (small.refused, smaller.refused, large.refused) == ("queue_bytes", "queue_bytes", "")
+    assert queue.waiting_bytes == 90
+
+
+def test_a_request_that_runs_at_once_is_never_refused_for_its_size() -> None:
+    queue = SlotQueue(limits(max_waiting=0, max_waiting_bytes=0))
+    only = ticket(size_bytes=10**9)
+
+    queue.enter(only)
+
+    assert (queue.running, only.refused) == ([only], "")
+
+
+def test_who_waits_beyond_its_deadline_is_refused_and_who_runs_is_not() -> None:
+    queue = SlotQueue(limits())
+    running, late, in_time = ticket(deadline_s=5), ticket(deadline_s=5), ticket(deadline_s=6)
+    entered(queue, running, late, in_time)
+
+    queue.expire(5.0)
+
+    assert (running.refused, late.refused, in_time.refused) == ("", "deadline", "")
+    assert queue.counts["refused_deadline"] == 1
+
+
+def test_the_lowest_of_those_that_run_gives_way_of_equals_the_latest() -> None:
+    queue = SlotQueue(limits(n_slots=3))
+    middle, early, late = ticket(3), ticket(1), ticket(1)
+    entered(queue, middle, early, late, ticket(7))
+
+    assert queue.next_victim() is late
+
+
+def test_nobody_gives_way_to_an_equal() -> None:
+    queue = SlotQueue(limits())
+    entered(queue, ticket(4), ticket(4))
+
+    assert queue.next_victim() is None
+
+
+def test_one_gives_way_for_each_that_waits_above_it_and_no_more() -> None:
+    queue = SlotQueue(limits(n_slots=3))
+    entered(queue, ticket(0), ticket(0), ticket(0), ticket(9), ticket(9))
+
+    victims = [queue.next_victim(), queue.next_victim(), queue.next_victim()]
+
+    assert [victim is not None for victim in victims] == [True, True, False]
+
+
+def test_who_gave_way_waits_at_the_place_of_its_arrival() -> None:
+    queue = SlotQueue(limits())
+    nightly, other, alarm = ticket(2), ticket(2), ticket(9)
+    entered(queue, nightly, other, alarm)
+    victim = queue.next_victim()
+    assert victim is nightly
+
+    queue.give_way(victim)
+    running = list(queue.running)
+    queue.leave(alarm)
+
+    assert running == [alarm]
+    assert queue.running == [nightly]
+    assert (nightly.n_preempted, nightly.is_leaving, queue.counts["preempted"]) == (1, False, 1)
+
+
+def test_after_so_many_times_a_request_runs_to_its_end() -> None:
+    queue = SlotQueue(limits(max_preemptions=1))
+    nightly = ticket(0)
+    entered(queue, nightly, ticket(9))
+    victim = queue.next_victim()
+    assert victim is nightly
+    queue.give_way(victim)
+    queue.leave(queue.running[0])
+    queue.enter(ticket(9))
+
+    assert queue.running == [nightly]
+    assert queue.next_victim() is None
+
+
+def test_with_no_preemptions_nothing_that_runs_is_ended() -> None:
+    queue = SlotQueue(limits(max_preemptions=0))
+    entered(queue, ticket(0), ticket(9))
+
+    assert queue.next_victim() is None
+
+
+class Machine(RuleBasedStateMachine):
+    """Any order of arrivals, ends, preemptions and time: the invariants of the module's docstring."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = SlotQueue(limits(n_slots=2, max_waiting=4, max_waiting_bytes=100))
+        self.now_s = 0.0
+        self.entered = 0
+        self.left = 0
+
+    @rule(priority=st.integers(0, 9), patience_s=st.integers(1, 20), size_bytes=st.integers(0, 60))
+    def arrive(self, priority: int, patience_s: int, size_bytes: int) -> None:
+        self.queue.enter(ticket(priority, self.now_s + patience_s, size_bytes))
+        self.entered += 1
+
+    @rule(seconds=st.integers(1, 10))
+    def pass_time(self, seconds: int) -> None:
+        self.now_s += seconds
+        self.queue.expire(self.now_s)
+
+    @precondition(lambda self: self.queue.running)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.queue.leave(data.draw(st.sampled_from(self.queue.running)))
+        self.left += 1
+
+    @rule()
+    def preempt(self) -> None:
+        victim = self.queue.next_victim()
+        if victim is not None:
+            assert max(each.priority for each in self.queue.waiting) > victim.priority
+            self.queue.give_way(victim)
+
+    @invariant()
+    def no_slot_is_free_while_somebody_waits(self) -> None:
+        assert len(self.queue.running) <= 2
+        assert not self.queue.waiting or len(self.queue.running) == 2
+
+    @invariant()
+    def what_waits_is_bounded(self) -> None:
+        n_gave_way = sum(each.n_preempted > 0 for each in self.queue.waiting)
+        assert len(self.queue.waiting) <= 4 + n_gave_way
+        assert all(each.n_preempted <= 2 for each in [*self.queue.waiting, *self.queue.running])
+
+    @invariant()
+    def nobody_is_lost(self) -> None:
+        refused = sum(n for name, n in self.queue.counts.items() if name.startswith("refused"))
+        assert self.entered == self.left + refused + len(self.queue.waiting) + len(self.queue.running)
+
+
+TestMachine = Machine.TestCase
+
+
+class Work:
+    """A request in a thread of its own, which holds its slot until it is told to go on, and starts over when asked."""
+
+    def __init__(self, scheduler: Scheduler, priority: int, timeout_s: float = 60.0) -> None:
+        self.ticket = ticket(priority, time.monotonic() + timeout_s)
+        self.n_begun = 0
+        self.failure: TransientError | None = None
+        self.is_done = threading.Event()
+        self._go_on = threading.Event()
+        self._end = threading.Event()
+        self._scheduler = scheduler
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._scheduler.slot(self.ticket, self._go_on.set):
+                self._work()
+        except TransientError as error:
+            self.failure = error
+        self.is_done.set()
+
+    def _work(self) -> None:
+        while True:
+            self.n_begun += 1
+            self._go_on.wait()
+            self._go_on.clear()
+            if self._end.is_set():
+                return
+            self._scheduler.give_way(self.ticket)
+
+    def finish(self) -> None:
+        self._end.set()
+        self._go_on.set()
+        assert self.is_done.wait(30)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline_s, "did not come about within 30 s"
+        time.sleep(0.001)
+
+
+def test_threads_a_better_request_ends_the_lower_one_which_starts_over_afterwards() -> None:
+    scheduler = Scheduler("llm", limits())
+    nightly = Work(scheduler, 1)
+    wait_until(lambda: nightly.n_begun == 1)
+
+    alarm = Work(scheduler, 9)
+    wait_until(lambda: alarm.n_begun == 1)
+    n_begun_meanwhile = nightly.n_begun
+    alarm.finish()
+    wait_until(lambda: nightly.n_begun == 2)
+    nightly.finish()
+
+    assert n_begun_meanwhile == 1
+    stats = scheduler.stats()
+    assert (stats["preempted"], stats["waiting"], stats["running"]) == (1, 0, 0)
+    assert stats["waited_s"] > 0
+
+
+def test_threads_a_request_that_waits_too_long_is_told_why() -> None:
+    scheduler = Scheduler("llm", limits())
+    holder = Work(scheduler, 4)
+    wait_until(lambda: holder.n_begun == 1)
+
+    late = Work(scheduler, 4, timeout_s=0.05)
+    assert late.is_done.wait(30)
+    holder.finish()
+
+    assert "no slot was free" in str(late.failure)
+    assert scheduler.stats()["refused_deadline"] == 1
+
+
+def test_threads_a_request_that_waits_is_refused_as_soon_as_a_better_one_needs_its_place() -> None:
+    scheduler = Scheduler("llm", limits(max_waiting=1))
+    holder = Work(scheduler, 9)
+    wait_until(lambda: holder.n_begun == 1)
+    low = Work(scheduler, 1)
+    wait_until(lambda: scheduler.stats()["waiting"] == 1)
+
+    high = Work(scheduler, 5)
+    assert low.is_done.wait(30)
+    holder.finish()
+    wait_until(lambda: high.n_begun == 1)
+    high.finish()
+
+    assert "llm_max_waiting" in str(low.failure)
+    assert (high.failure, scheduler.stats()["refused_queue_full"]) == (None, 1)
+
+
+def test_threads_a_call_that_raises_gives_its_slot_back() -> None:
+    scheduler = Scheduler("llm", limits())
+
+    with pytest.raises(RuntimeError), scheduler.slot(ticket(), lambda: None):
+        raise RuntimeError
+
+    with scheduler.slot(ticket(), lambda: None):
+        assert scheduler.stats()["running"] == 1
