@@ -265,6 +265,38 @@ class TierClient(Protocol):
         """Let go of connections."""
 
 
+class TierClient(Protocol):
+    """A tier that escalations are handed to: outside of this box, or a slow one on it. Shared by the routes."""
+
+    usual_latency_ms: float  # what an answer of it took lately; 0 while nobody knows
+
+    async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict | Refusal]:
+        """One answer a question, in order. What is refused is refused for good.
+
+        Raises TransientError when it cannot be had now (with `retry_after_s` where the far side said so): the same
+        questions are asked again later. Being cancelled is a power cut: the questions will be asked again.
+        """
+
+    def is_spent(self) -> bool:
+        """Whether the budget of the day is."""
+
+    def until_renewed_s(self) -> float:
+        """Seconds until the budget of the next day begins; 0 when it is not spent."""
+
+    def used(self) -> Mapping[str, float]:
+        """Of the budget of the day: calls, tokens, bytes, cost."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class DecisionLog(Protocol):
+    """Where every decision of a cascade is kept: the audit trail."""
+
+    def record(self, decision: Decision) -> None:
+        """Keep it. Called on the event loop: must not block, nor raise."""
+
+
 class Clock(Protocol):
     """Time, so that tests have their own."""
 

@@ -21,6 +21,7 @@ Cause = Literal[
     "privacy",  # taken although unsure: every tier above is beyond what the route's `privacy` allows
     "latency",  # taken although unsure: the tiers above take longer than `max_latency_ms`
     "budget",  # taken although unsure: the budget of the tiers above is spent
+    "full",  # taken although unsure: `max_waiting` escalations of the route wait already
     "expired",  # settled: the escalation waited longer than `max_age_s`
     "refused",  # settled: the tier above will never answer this one
     "no_answer",  # the tier gave no usable answer (a label that is none, no scores)
