@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from gatewayd.cascade.verdict import Place, Question, Refusal, Verdict
+from gatewayd.cascade.verdict import Decision, Place, Question, Refusal, Verdict
 
 
 class RawMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -260,31 +260,6 @@ class TierClient(Protocol):
         TierUnavailable (TierMisconfigured, TierSpent) when some have no answer yet: ask again, not before its
         `retry_after_s` is over. Sets its own time limits.
         """
-
-    async def close(self) -> None:
-        """Let go of connections."""
-
-
-class TierClient(Protocol):
-    """A tier that escalations are handed to: outside of this box, or a slow one on it. Shared by the routes."""
-
-    usual_latency_ms: float  # what an answer of it took lately; 0 while nobody knows
-
-    async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict | Refusal]:
-        """One answer a question, in order. What is refused is refused for good.
-
-        Raises TransientError when it cannot be had now (with `retry_after_s` where the far side said so): the same
-        questions are asked again later. Being cancelled is a power cut: the questions will be asked again.
-        """
-
-    def is_spent(self) -> bool:
-        """Whether the budget of the day is."""
-
-    def until_renewed_s(self) -> float:
-        """Seconds until the budget of the next day begins; 0 when it is not spent."""
-
-    def used(self) -> Mapping[str, float]:
-        """Of the budget of the day: calls, tokens, bytes, cost."""
 
     async def close(self) -> None:
         """Let go of connections."""

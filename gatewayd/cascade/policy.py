@@ -58,7 +58,7 @@ def decide(rules: Rules, tiers: Sequence[TierView], case: Case) -> Decision:
     verdict = case.asked[-1]
     own = next((tier for tier in tiers if tier.name == verdict.tier), None)
     above = _above(tiers, {*(each.tier for each in case.asked), *case.refused})
-    passed_over: dict[str, Cause] = {name: cause for name, cause in case.refused.items()}
+    passed_over: dict[str, Cause] = dict(case.refused)
     allowed: list[TierView] = []
     for tier in above:
         reason = closed(rules, tier)
