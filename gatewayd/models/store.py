@@ -1,49 +1,27 @@
 """The models a box has: finds bundles, verifies them, loads each session once for all who ask.
 
-Invariant: a session is loaded only from files whose digests were checked just before, and one bundle has one session,
-whoever asks and from whichever thread. A bundle that is exchanged on disk takes effect at the next start.
+Invariant: one bundle has one session, whoever asks and from whichever thread, and what was handed out goes on working
+whether the session is in memory or not. A bundle that is exchanged on disk takes effect by `renew`, never by halves.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Literal
 
 import msgspec
 import structlog
 
-from gatewayd.api import TensorSession, TextSession
 from gatewayd.config import schema
-from gatewayd.errors import ConfigError, ModelError
-from gatewayd.models.bundle import Bundle, Runtime, Verifier, check_sizes, read_bundle
+from gatewayd.errors import ModelError
+from gatewayd.models.bundle import Bundle, Manifest, Runtime, Verifier, check_sizes, read_bundle
+from gatewayd.models.factories import FACTORIES, Factory, OnCompletion, OnEvent
+from gatewayd.models.residency import Reason, Residency
+from gatewayd.models.stored import Shop, StoredModel, same_manifest
 from gatewayd.models.write import aside
 
 log = structlog.get_logger(__name__)
-
-OnEvent = Callable[[str, str], None]  # (model, event); events: see ModelStore
-OnCompletion = Callable[[str, float], None]  # (model, seconds)
-Files = Mapping[str, Path]
-
-
-class Session(Protocol):
-    """What the store needs of any session; the rest is api.TensorSession or api.TextSession."""
-
-    def close(self) -> None: ...
-
-    def stats(self) -> Mapping[str, float]: ...
-
-
-@runtime_checkable
-class Timed(Protocol):
-    """A language model's session: it tells how long each completion took, in seconds."""
-
-    on_completion: Callable[[float], None]
-
-
-# The files are verified by calling: once by a session that loads once, before every start by one that restarts.
-Verify = Callable[[], Files]
-Factory = Callable[[Bundle, Verify, schema.Models, OnEvent], Session]
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,26 +36,13 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
-def _load_onnx(bundle: Bundle, verify: Verify, config: schema.Models, _on_event: OnEvent) -> Session:
-    from gatewayd.runtimes.onnx import load
-
-    return load(bundle, verify(), config)
-
-
-def _load_worker(bundle: Bundle, verify: Verify, config: schema.Models, on_event: OnEvent) -> Session:
-    from gatewayd.runtimes.worker import load
-
-    return load(bundle, verify, config, on_event)
-
-
-FACTORIES: Mapping[Runtime, Factory] = {"onnx": _load_onnx, "xllamacpp": _load_worker, "llama_cpp": _load_worker}
-
-
 class ModelStore:
     """Implements api.Models over a folder of bundles, one folder each, named as the bundle.
 
-    `on_event(model, event)` is called from any thread, for counters: "loaded", "load_failed", "worker_started",
-    "worker_crashed", "worker_timed_out"; so is `on_completion(model, seconds)`, after each completion.
+    `on_event(model, event)` is called from any thread, for counters: "loaded", "load_failed", "unloaded_idle",
+    "unloaded_budget", "swapped", "swap_failed", "worker_started", "worker_crashed", "worker_timed_out"; so is
+    `on_completion(model, seconds)`, after each completion. `on_replaced` may be set: it is called, from any thread,
+    when a call finds that its bundle has a newer version on disk.
     """
 
     def __init__(
@@ -88,28 +53,86 @@ class ModelStore:
         *,
         factories: Mapping[Runtime, Factory] = FACTORIES,
         on_completion: OnCompletion = lambda _model, _seconds: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.on_replaced: Callable[[str], None] = lambda _model: None
+        self.residency = Residency(config.max_resident_bytes, config.idle_unload_s, self._unloaded, monotonic)
         self._dir = dir
-        self._config = config
-        self._on_event = on_event
-        self._factories = factories
-        self._on_completion = on_completion
-        self._verifier = Verifier()
-        self._models: dict[str, _StoredModel] = {}
+        self._shop = Shop(
+            config=config,
+            factories=factories,
+            residency=self.residency,
+            verifier=Verifier(),
+            on_event=on_event,
+            on_completion=on_completion,
+            on_replaced=lambda name: self.on_replaced(name),  # noqa: PLW0108 - it is set later
+        )
+        self._models: dict[str, StoredModel] = {}
+        self._unloads: dict[tuple[str, Reason], int] = {}
+        self._refused: dict[str, Manifest] = {}  # newer versions that did not load
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
 
-    def get(self, name: str) -> "_StoredModel":
+    def get(self, name: str) -> StoredModel:
         """The bundle of that name, verified. Raises ModelError when there is none or a digest does not match."""
         with self._lock:
             known = self._models.get(name)
-            if known is None:
-                bundle = self._read(name)
-                known = _StoredModel(
-                    bundle, self._verifier, self._config, self._factories, self._on_event, self._on_completion
-                )
-                known.verify()
-                self._models[name] = known
-            return known
+            if known is not None and (known.resident.n_loads or not known.is_replaced()):
+                return known
+            fresh = self._make(name)  # also in place of one that never loaded: nobody has a session of it
+            if known is not None:
+                known.close()
+            self._models[name] = fresh
+            return fresh
+
+    def replaced(self, *, again: bool = False) -> list[str]:
+        """The models in use whose folder has another version now, but for those that were refused (`again`: those
+        too)."""
+        with self._lock:
+            models = list(self._models.values())
+            if again:
+                self._refused.clear()
+        return [model.name for model in models if model.is_replaced() and self._is_new(model.name)]
+
+    def prepare(self, name: str) -> StoredModel:
+        """The version that is on disk now, verified, loaded beside the old one, and run once.
+
+        Nobody gets it from `get` before `promote`. Raises ModelError, and remembers that this version does not load.
+        """
+        bundle = self._read(name)
+        fresh = StoredModel(bundle, self._shop)
+        try:
+            fresh.verify()
+            fresh.warm()
+        except ModelError:
+            self.refuse(fresh)
+            raise
+        return fresh
+
+    def promote(self, fresh: StoredModel) -> StoredModel:
+        """From now on `get` gives this one; returns the one before, to be closed when nobody uses it any more."""
+        with self._lock:
+            old = self._models[fresh.name]
+            self._models[fresh.name] = fresh
+            fresh.resident.take_over(old.resident.stats())
+        return old
+
+    def demote(self, fresh: StoredModel, old: StoredModel) -> None:
+        """Take `promote` back: a handler does not start with the new version."""
+        with self._lock:
+            self._models[old.name] = old
+        self.refuse(fresh)
+
+    def refuse(self, fresh: StoredModel) -> None:
+        """Let go of a version that is of no use, and do not try it again."""
+        self._refused[fresh.name] = fresh.bundle.manifest
+        self._shop.on_event(fresh.name, "swap_failed")
+        fresh.close()
+
+    def retire(self, old: StoredModel) -> None:
+        """Close the version before: its memory comes back."""
+        self._shop.on_event(old.name, "swapped")
+        old.close("swapped")
 
     def ls(self) -> Sequence[Listed]:
         """Every bundle in the folder, by name, the damaged ones with their problem. Reads manifests, not weights."""
@@ -120,10 +143,16 @@ class ModelStore:
         Verifier().verify(self._read(name))
 
     def stats(self) -> Mapping[str, Mapping[str, float]]:
-        """Counters of each loaded session by model: see `stats` of the runtimes."""
+        """Of each model that was loaded: the figures of its sessions (see `stats` of the runtimes), `loads`,
+        `unloads_idle`, `unloads_budget`, `loaded` (0 or 1) and `memory_bytes` as of now."""
         with self._lock:
             models = list(self._models.values())
-        return {model.name: stats for model in models if (stats := model.stats()) is not None}
+        return {model.name: self._figures(model) for model in models if model.resident.n_loads}
+
+    def versions(self) -> Mapping[str, str]:
+        """The version in use of each model that was asked for."""
+        with self._lock:
+            return {name: model.version for name, model in self._models.items()}
 
     def close(self) -> None:
         """End every session and worker. The store may be used again; sessions are then loaded anew."""
@@ -132,6 +161,39 @@ class ModelStore:
             self._models.clear()
         for model in models:
             model.close()
+
+    def _make(self, name: str) -> StoredModel:
+        model = StoredModel(self._read(name), self._shop)
+        try:
+            model.verify()
+        except ModelError:
+            model.close()
+            raise
+        return model
+
+    def _is_new(self, name: str) -> bool:
+        try:
+            found = self._read(name).manifest
+        except ModelError:
+            return False  # being written, or taken away: what is loaded goes on
+        refused = self._refused.get(name)
+        return refused is None or not same_manifest(refused, found)
+
+    def _unloaded(self, name: str, reason: Reason) -> None:
+        if reason in ("idle", "budget"):
+            with self._counting:
+                self._unloads[name, reason] = self._unloads.get((name, reason), 0) + 1
+            self._shop.on_event(name, f"unloaded_{reason}")
+
+    def _figures(self, model: StoredModel) -> dict[str, float]:
+        resident = model.resident
+        return resident.stats() | {
+            "loaded": float(resident.is_loaded),
+            "memory_bytes": float(resident.memory_bytes()),
+            "loads": float(resident.n_loads),
+            "unloads_idle": float(self._unloads.get((model.name, "idle"), 0)),
+            "unloads_budget": float(self._unloads.get((model.name, "budget"), 0)),
+        }
 
     def _names(self) -> Sequence[str]:
         try:
@@ -170,91 +232,3 @@ class ModelStore:
             task=manifest.task,
             size_bytes=bundle.size_bytes,
         )
-
-
-class _StoredModel:
-    """Implements api.Model. Its session is loaded on demand, once."""
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        verifier: Verifier,
-        config: schema.Models,
-        factories: Mapping[Runtime, Factory],
-        on_event: OnEvent,
-        on_completion: OnCompletion,
-    ) -> None:
-        manifest = bundle.manifest
-        self.name = manifest.name
-        self.version = manifest.version
-        self.labels: Sequence[str] = tuple(manifest.labels)
-        self.input: Mapping[str, Any] = manifest.input
-        self.calibration: Mapping[str, Any] = manifest.calibration
-        self._bundle = bundle
-        self._verifier = verifier
-        self._config = config
-        self._factories = factories
-        self._on_event = on_event
-        self._on_completion = partial(on_completion, manifest.name)
-        self._files: Files = {}
-        self._session: Session | None = None
-        self._loading = threading.Lock()  # one per model: a language model that loads for minutes holds up no other
-
-    def verify(self) -> None:
-        self._files = self._verifier.verify(self._bundle)
-
-    def _verified(self) -> Files:
-        """Again, for the files may have been exchanged since; costs nothing when they were not."""
-        return self._verifier.verify(self._bundle)
-
-    def file(self, role: str) -> str:
-        """Absolute path of the verified file with that role. Raises ModelError when the bundle has none."""
-        path = self._files.get(role)
-        if path is None:
-            raise ModelError(
-                f'model "{self.name}" has no file with the role "{role}"; it has: {", ".join(self._files)}'
-            )
-        return str(path)
-
-    def tensors(self) -> TensorSession:
-        """The session of an ONNX bundle. Raises ModelError."""
-        if self._bundle.manifest.runtime != "onnx":
-            raise ModelError(
-                f'model "{self.name}" is a language model ({self._bundle.manifest.runtime}), not a tensor one'
-            )
-        return cast("TensorSession", self._load())
-
-    def text(self) -> TextSession:
-        """The session of a language model. Raises ModelError."""
-        if self._bundle.manifest.runtime == "onnx":
-            raise ModelError(f'model "{self.name}" is a tensor model (onnx), not a language model')
-        return cast("TextSession", self._load())
-
-    def stats(self) -> Mapping[str, float] | None:
-        session = self._session
-        return None if session is None else session.stats()
-
-    def close(self) -> None:
-        with self._loading:
-            session, self._session = self._session, None
-        if session is not None:
-            session.close()
-
-    def _load(self) -> Session:
-        with self._loading:
-            if self._session is None:
-                self._session = self._load_now()
-            return self._session
-
-    def _load_now(self) -> Session:
-        manifest = self._bundle.manifest
-        try:
-            session = self._factories[manifest.runtime](self._bundle, self._verified, self._config, self._on_event)
-        except (ModelError, ConfigError):
-            self._on_event(self.name, "load_failed")
-            raise
-        if isinstance(session, Timed):
-            session.on_completion = self._on_completion
-        self._on_event(self.name, "loaded")
-        log.info("model loaded", model=self.name, version=self.version, runtime=manifest.runtime)
-        return session

@@ -51,10 +51,11 @@ class OnnxSession:
         """Run once on zeros. Raises ModelError when that fails although the shapes leave nothing open."""
         try:
             self._run(self._output_names, {node.name: _zeros(node) for node in self._nodes})
-        except (*self._failures, KeyError) as exc:
+        except KeyError as exc:
+            log.debug("model was not tried before use", model=self._name, cause=str(exc))
+        except self._failures as exc:
             if all(_is_fixed(node) for node in self._nodes):
                 raise ModelError(f'model "{self._name}" does not run on zeros of the shape it asks for: {exc}') from exc
-            log.debug("model was not tried before use", model=self._name, cause=str(exc)[:200])
 
     def close(self) -> None:
         """Let go of the model; its memory goes when the calls under way are over."""

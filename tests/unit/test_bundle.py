@@ -20,6 +20,9 @@ from tests.sim.models import affine_onnx, gguf_bundle, onnx_bundle
 class RecordingSession:
     """A session that only knows it was made."""
 
+    inputs = outputs = ("x",)
+    context_tokens = 64
+
     def close(self) -> None:
         self.closed = True
 

@@ -1,0 +1,62 @@
+"""How a bundle becomes a session: what a session must offer to be kept here, and which runtime makes it.
+
+Invariant: a runtime's library is imported when the first bundle that needs it is loaded, not before.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from gatewayd.config import schema
+from gatewayd.models.bundle import Bundle, Runtime
+
+OnEvent = Callable[[str, str], None]  # (model, event); events: see gatewayd.models.store
+OnCompletion = Callable[[str, float], None]  # (model, seconds)
+Files = Mapping[str, Path]
+
+
+class Session(Protocol):
+    """What the store needs of any session; the rest is api.TensorSession or api.TextSession."""
+
+    def close(self) -> None: ...
+
+    def stats(self) -> Mapping[str, float]:
+        """Totals so far, but for those in `GAUGES`, which are as of now."""
+
+
+GAUGES = frozenset({"load_s", "resident_bytes"})
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A language model's session: it tells how long each completion took, in seconds."""
+
+    on_completion: Callable[[float], None]
+
+
+@runtime_checkable
+class Warmable(Protocol):
+    """A session that can be tried with an input of its own making."""
+
+    def warm(self) -> None:
+        """Run once, so that what a first call allocates is allocated. Raises ModelError when it cannot be run."""
+
+
+# The files are verified by calling: once by a session that loads once, before every start by one that restarts.
+Verify = Callable[[], Files]
+Factory = Callable[[Bundle, Verify, schema.Models, OnEvent], Session]
+
+
+def _load_onnx(bundle: Bundle, verify: Verify, config: schema.Models, _on_event: OnEvent) -> Session:
+    from gatewayd.runtimes.onnx import load
+
+    return load(bundle, verify(), config)
+
+
+def _load_worker(bundle: Bundle, verify: Verify, config: schema.Models, on_event: OnEvent) -> Session:
+    from gatewayd.runtimes.worker import load
+
+    return load(bundle, verify, config, on_event)
+
+
+FACTORIES: Mapping[Runtime, Factory] = {"onnx": _load_onnx, "xllamacpp": _load_worker, "llama_cpp": _load_worker}
