@@ -223,7 +223,9 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where results go."""
 
-    sent_bytes: int  # on the wire so far, both ways, failed attempts too; never falls. See gatewayd.sinks.wire
+    @property
+    def sent_bytes(self) -> int:
+        """On the wire so far, both ways, failed attempts too; never falls. See gatewayd.sinks.wire."""
 
     async def send(self, results: Sequence[StoredResult]) -> Mapping[str, str]:
         """Return once the far side stored them; map each key it refused for good to why.

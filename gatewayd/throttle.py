@@ -27,7 +27,9 @@ QUOTA = "quota"
 class Counter(Protocol):
     """Of a sink, what is needed here: see ports.Sink."""
 
-    sent_bytes: int
+    @property
+    def sent_bytes(self) -> int:
+        """On the wire so far."""
 
 
 class Throttle:
