@@ -93,6 +93,9 @@ _COUNTERS = (
     _counter("gatewayd.source.losses", "{connection}", "Connections to the local bus that were lost.", "cause"),
     _counter("gatewayd.source.events", "{event}", "What else the source tells.", "event"),
     _counter("gatewayd.model.events", "{event}", "Loads, crashes and restarts of models.", "model", "event"),
+    _counter(
+        "gatewayd.model.unloads", "{unload}", "Models unloaded: idle for long, or for the budget.", "model", "reason"
+    ),
     _counter("gatewayd.model.calls", "{call}", "Calls of a loaded model.", "model"),
     _counter(
         "gatewayd.llm.tokens", "{token}", "Tokens: type is input, cached (part of input) or output.", "model", "type"
@@ -179,6 +182,14 @@ _GAUGES = (
     _gauge("gatewayd.spool.wal", "By", "Of it: the write-ahead log."),
     _gauge("gatewayd.dead_letters.kept", "{letter}", "Dead letters kept for a person."),
     _gauge("gatewayd.worker.memory", "By", "Resident memory of a model's worker process.", "model"),
+    _gauge("gatewayd.model.loaded", "", "1 while a model is in memory, 0 after it was unloaded.", "model"),
+    _gauge(
+        "gatewayd.model.memory",
+        "By",
+        "What a loaded model takes: measured when it was loaded, of a worker now.",
+        "model",
+    ),
+    _gauge("gatewayd.models.limit", "By", "The budget, `models.max_resident_bytes`, where there is one."),
     _gauge("gatewayd.process.memory", "By", "Resident memory of the daemon itself."),
 )
 

@@ -11,6 +11,7 @@ import structlog
 
 from gatewayd import __version__
 from gatewayd.errors import ConfigError
+from gatewayd.memory import resident_bytes
 from gatewayd.spool.reader import SpoolReader
 from gatewayd.wiring import Parts
 
@@ -89,7 +90,10 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
             "dead_letters": depths.dead_letters,
             "oldest_age_s": round(depths.oldest_age_s, 1),
         },
-        "models": parts.models.stats(),
+        "models": {
+            name: {"version": version, **parts.models.stats().get(name, {})}
+            for name, version in parts.models.versions().items()
+        },
     }
 
 
@@ -132,7 +136,9 @@ def observe(parts: Parts, depths: Depths) -> None:
     telemetry.observe("gatewayd.journal.messages", lambda: {(route,): n for route, n in depths.journaled.items()})
     telemetry.observe("gatewayd.spool.oldest.age", lambda: depths.oldest_age_s)
     telemetry.observe("gatewayd.dead_letters.kept", lambda: float(depths.dead_letters))
-    telemetry.observe("gatewayd.process.memory", _resident_bytes)
+    telemetry.observe("gatewayd.process.memory", lambda: float(resident_bytes()))
+    max_models_bytes = parts.ground.config.models.max_resident_bytes
+    telemetry.observe("gatewayd.models.limit", lambda: float(max_models_bytes) if max_models_bytes else {})
     telemetry.observe("gatewayd.process.written", _written_bytes)
     telemetry.observe("gatewayd.spool.written", lambda: float(parts.spool.written_bytes))
     _observe_sinks(parts)
@@ -157,9 +163,3 @@ def _written_bytes() -> float:
     except OSError:
         return 0.0
     return float(lines.get(b"write_bytes", b"0"))
-
-
-def _resident_bytes() -> float:
-    """VmRSS of this process, in bytes. Source: proc(5), /proc/self/statm counts pages."""
-    with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - read at every collection
-        return float(file.read().split()[1]) * 4096

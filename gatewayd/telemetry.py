@@ -217,6 +217,10 @@ class Telemetry:
     def observe_models(self, stats: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:
         """Where the figures of loaded models are read: by model, then `tokens_in`, `resident_bytes` …"""
         self.observe("gatewayd.model.calls", lambda: _figures(stats(), ("calls",)))
+        self.observe("gatewayd.model.loaded", lambda: _figures(stats(), ("loaded",)))
+        self.observe("gatewayd.model.memory", lambda: _figures(stats(), ("memory_bytes",)))
+        reasons = {"unloads_idle": "idle", "unloads_budget": "budget"}
+        self.observe("gatewayd.model.unloads", lambda: _figures(stats(), tuple(reasons), reasons))
         self.observe("gatewayd.worker.memory", lambda: _figures(stats(), ("resident_bytes",)))
         kinds = {"tokens_in": "input", "tokens_cached": "cached", "tokens_out": "output"}
         self.observe("gatewayd.llm.tokens", lambda: _figures(stats(), tuple(kinds), kinds))

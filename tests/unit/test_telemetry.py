@@ -56,6 +56,7 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.observe("gatewayd.llm.tokens", lambda: {("m", "input"): 10.0})
     telemetry.loop_lagged(0.01)
     telemetry.observe("gatewayd.model.calls", lambda: {("m",): 1.0})
+    telemetry.observe("gatewayd.model.unloads", lambda: {("m", "idle"): 1.0})
     telemetry.observe("gatewayd.uplink.wire", lambda: {("s",): 1.0})
     telemetry.observe("gatewayd.spool.written", lambda: 1.0)
     telemetry.observe("gatewayd.process.written", lambda: 1.0)
