@@ -5,7 +5,7 @@ Either zero-shot (`labels`: each with a description and a few examples; no train
 answer does not depend on the other texts of its batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from gatewayd.api import Batch, ConfigError, Message, Model, Models, Rejection, Result
 from gatewayd_handlers.devices import UnusableError
-from gatewayd_handlers.text_encoder import Encode, TextEncoder
+from gatewayd_handlers.text_encoder import STATS, Encode, TextEncoder
 from gatewayd_handlers.text_field import text_of
 from gatewayd_handlers.text_heads import ExampleHead, FittedHead, Head, Judgment
 
@@ -56,6 +56,12 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         bool,
         Meta(description="Read every number as 0: log lines of one statement become one text. A head has its own."),
     ] = True
+    mask_ids: Annotated[
+        bool,
+        Meta(
+            description="Read UUIDs, addresses, paths with digits as 0, too: fewer different texts. A head has its own."
+        ),
+    ] = False
     max_tokens: Annotated[
         int, Meta(ge=8, le=512, description="Tokens read of a text, the rest is cut off. A head has its own.")
     ] = 128
@@ -63,6 +69,14 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_cached_texts: Annotated[
         int, Meta(ge=0, le=1000000, description="Texts whose vector is remembered; equal ones cost no model run.")
     ] = 4096
+    max_measure_ms: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=10000,
+            description="Longest time to measure at the start if texts run faster in groups, in ms. 0: one by one.",
+        ),
+    ] = 300.0
 
 
 class ClassifyText:
@@ -83,7 +97,10 @@ class ClassifyText:
 
     @staticmethod
     def encoder(models: Models, name: str, *, max_tokens: int = 128, mask_numbers: bool = True) -> Encode:
-        """Texts to unit vectors as this handler makes them, for `gatewayd models fit --text`. Raises ModelError."""
+        """Texts to unit vectors as this handler makes them, for `gatewayd models fit --text`. Raises ModelError.
+
+        One by one: who fits tells statements apart by their vectors, to the last bit.
+        """
         return TextEncoder(models.get(name), max_tokens=max_tokens, mask=mask_numbers).encode
 
     @property
@@ -105,19 +122,32 @@ class ClassifyText:
             self._encoder = self._new_encoder(
                 encoder,
                 mask=bool(head.input.get("mask_numbers", config.mask_numbers)),
+                mask_more=bool(head.input.get("mask_ids", False)),  # heads without it were fitted before there was one
                 max_tokens=int(head.input.get("max_tokens", config.max_tokens)),
             )
             self._head = FittedHead(head, encoder)
             return
-        self._encoder = self._new_encoder(encoder, mask=config.mask_numbers, max_tokens=config.max_tokens)
+        self._encoder = self._new_encoder(
+            encoder, mask=config.mask_numbers, mask_more=config.mask_ids, max_tokens=config.max_tokens
+        )
         labels = {name: label.texts() for name, label in config.labels.items()}
         self._head = ExampleHead(encoder, self._encoder.encode, labels, config.temperature)
 
-    def _new_encoder(self, model: Model, *, mask: bool, max_tokens: int) -> TextEncoder:
+    def _new_encoder(self, model: Model, *, mask: bool, mask_more: bool, max_tokens: int) -> TextEncoder:
         config = self._config
         return TextEncoder(
-            model, max_tokens=max_tokens, mask=mask, max_cached=config.max_cached_texts, max_chars=config.max_chars
+            model,
+            max_tokens=max_tokens,
+            mask=mask,
+            mask_more=mask_more,
+            max_cached=config.max_cached_texts,
+            max_chars=config.max_chars,
+            measure_s=config.max_measure_ms / 1000,
         )
+
+    def stats(self) -> Mapping[str, float]:
+        """What the cache saved, and how texts are run: see TextEncoder.stats."""
+        return self._encoder.stats() if self._encoder else dict.fromkeys(STATS, 0.0)
 
     def stop(self) -> None:
         """Let go of the models."""

@@ -5,7 +5,7 @@ import msgspec
 from gatewayd_handlers import extractive
 from gatewayd_handlers.summary_facts import MAX_STATEMENTS, evidence, mine
 from gatewayd_handlers.summary_form import check
-from gatewayd_handlers.text_masks import mask_numbers, masked_words, without_prefix
+from gatewayd_handlers.text_masks import mask_ids, mask_numbers, masked_words, without_prefix
 
 
 def facts_of(*texts: str, devices: tuple[str, ...] = ()):
@@ -74,6 +74,13 @@ def test_statements_are_bounded_and_what_is_beyond_is_counted() -> None:
 
     assert len(facts.statements) == MAX_STATEMENTS
     assert facts.n_other + sum(s.n for s in facts.statements) == facts.n_texts
+
+
+def test_what_names_one_thing_is_masked_where_that_is_asked_for() -> None:
+    text = "6ba7b810-9dad-11d1-80b4-00c04fd430c8 from 10.0.0.1:80, 00:1A:2b:3c:4d:5e wrote /var/run7/core, /etc/fstab"
+
+    assert mask_ids(text) == "0 from 0, 0 wrote 0, /etc/fstab"
+    assert mask_ids("a / b at 3 and/or 4") == "a / b at 0 and/or 0"
 
 
 def test_masks_hide_numbers_and_nothing_else() -> None:
