@@ -127,7 +127,7 @@ async def run_route(parts: Parts, part: RoutePart) -> None:
 async def _start_handler(parts: Parts, part: RoutePart) -> bool:
     context, runner = part.context, part.context.runner
     try:
-        await runner.start(parts.models)
+        await runner.start(parts.models_of(context.name))
     except (ModelError, ConfigError) as error:
         part.state = "waiting for its model"
         log.error(

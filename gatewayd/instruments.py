@@ -97,6 +97,9 @@ _COUNTERS = (
         "gatewayd.model.unloads", "{unload}", "Models unloaded: idle for long, or for the budget.", "model", "reason"
     ),
     _counter("gatewayd.model.calls", "{call}", "Calls of a loaded model.", "model"),
+    _counter("gatewayd.llm.waited", "s", "How long calls have waited for a slot of a language model.", "model"),
+    _counter("gatewayd.llm.preempted", "{call}", "Calls ended midway for one of a higher priority.", "model"),
+    _counter("gatewayd.llm.refused", "{call}", "Calls that got no slot.", "model", "reason"),
     _counter(
         "gatewayd.llm.tokens", "{token}", "Tokens: type is input, cached (part of input) or output.", "model", "type"
     ),
@@ -181,6 +184,7 @@ _GAUGES = (
     _gauge("gatewayd.spool.limit", "By", "The cap, `spool.max_bytes`."),
     _gauge("gatewayd.spool.wal", "By", "Of it: the write-ahead log."),
     _gauge("gatewayd.dead_letters.kept", "{letter}", "Dead letters kept for a person."),
+    _gauge("gatewayd.llm.waiting", "{call}", "Calls waiting for a slot of a language model.", "model"),
     _gauge("gatewayd.worker.memory", "By", "Resident memory of a model's worker process.", "model"),
     _gauge("gatewayd.model.loaded", "", "1 while a model is in memory, 0 after it was unloaded.", "model"),
     _gauge(
@@ -192,6 +196,13 @@ _GAUGES = (
     _gauge("gatewayd.models.limit", "By", "The budget, `models.max_resident_bytes`, where there is one."),
     _gauge("gatewayd.process.memory", "By", "Resident memory of the daemon itself."),
 )
+
+
+def handler_instrument(stat: str) -> Instrument:
+    """The metric of a figure that handlers tell of themselves: see gatewayd.api.TellsStats."""
+    name, meaning = f"gatewayd.handler.{stat.removesuffix('_total')}", "What handlers tell of themselves."
+    return _counter(name, "", meaning, "route") if stat.endswith("_total") else _gauge(name, "", meaning, "route")
+
 
 INSTRUMENTS: Mapping[str, Instrument] = {
     each.name: each for each in (*_COUNTERS, *_CONVENTIONS, *_HISTOGRAMS, *_GAUGES)

@@ -96,9 +96,11 @@ async def _put(
     taken, dropped = inlet.queue.offer((message, receipt))
     while not taken:
         # Full of QoS 1: not reading on is what holds the broker back (DESIGN.md section 7).
+        for _ in dropped:
+            _lose(inlet.route, "queue_full", losses, report)
         await inlet.queue.room()
         taken, dropped = inlet.queue.offer((message, receipt))
-    if dropped is not None:
+    for _ in dropped:
         _lose(inlet.route, "queue_full", losses, report)
 
 

@@ -110,8 +110,9 @@ async def _handle_closed(context: RouteContext, closed: Sequence[Closed]) -> Non
 async def _handle_group(context: RouteContext, entries: Sequence[JournalEntry], window: Window | None) -> None:
     """Handle entries that belong together; whatever comes of it, they leave the journal in one commit."""
     ids = [entry.id for entry in entries]
-    raws = [entry.message for entry in entries]
+    raws, late = context.terms.begin([entry.message for entry in entries], is_window=window is not None)
     pairs, dead = decode_all(context, raws)
+    dead += late
     attempts = max(entry.attempts for entry in entries)
     reason = "the process ended each time, or the handler never answered"
     while attempts < context.config.max_attempts:

@@ -1,13 +1,14 @@
 """The bounded queue in front of a route, and the receipt that counts the routes of a message.
 
-Invariant: a QoS 1 message is never dropped here. When the queue is full the oldest QoS 0 message goes (and is given
-back to the caller, who counts it); when there is none, the caller has to wait, which holds the source back.
+Invariant: a QoS 1 message is never dropped here. When the queue is full, by count or by bytes, the oldest QoS 0
+messages go (and are given back to the caller, who counts them); when there are none, the caller has to wait, which
+holds the source back. A message larger than the whole queue passes alone.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gatewayd.batching import cut
@@ -36,8 +37,14 @@ Item = tuple[RawMessage, Receipt | None]
 class RouteQueue:
     """Messages waiting for one route, in order of arrival. One reader, one writer, one event loop."""
 
-    def __init__(self, max_queue: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, max_queue: int, max_bytes: int = 1 << 62, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`max_bytes`: of the payloads together."""
         self._max = max_queue
+        self._max_bytes = max_bytes
+        self._n_bytes = 0
+        self._is_pressed = False  # something did not fit since the last batch: the reader waits for no more
         self._monotonic = monotonic
         self._since_s = 0.0  # when the first of those waiting arrived
         self._items: deque[Item] = deque()
@@ -51,6 +58,11 @@ class RouteQueue:
         return len(self._items)
 
     @property
+    def n_bytes(self) -> int:
+        """Of the payloads that wait."""
+        return self._n_bytes
+
+    @property
     def is_idle(self) -> bool:
         """Nothing waits and nothing taken is still on its way to its durable point."""
         return not self._items and self._in_hand == 0
@@ -59,23 +71,35 @@ class RouteQueue:
         """`n` of the messages taken have passed their durable point."""
         self._in_hand -= n
 
-    def offer(self, item: Item) -> tuple[bool, RawMessage | None]:
-        """Put `item` in. Returns (taken in, the QoS 0 message dropped for it).
+    def offer(self, item: Item) -> tuple[bool, Sequence[RawMessage]]:
+        """Put `item` in. Returns (taken in, the QoS 0 messages dropped for it).
 
-        (False, None): full of QoS 1 messages, wait for `room` and offer again.
+        (False, …): full of QoS 1 messages, wait for `room` and offer again.
         """
-        dropped = None
-        if len(self._items) >= self._max:
-            dropped = self._drop_oldest_qos0()
-            if dropped is None:
-                return (True, item[0]) if item[0].qos == 0 else (False, None)
+        message = item[0]
+        size = len(message.payload)
+        dropped: list[RawMessage] = []
+        while self._is_full(size):
+            self._is_pressed = True  # by bytes it may be full long before it has what the reader waits for
+            oldest = self._drop_oldest_qos0()
+            if oldest is None:
+                self._arrived.set()
+                return (True, [*dropped, message]) if message.qos == 0 else (False, dropped)
+            dropped.append(oldest)
         if not self._items:
             self._since_s = self._monotonic()
         self._items.append(item)
-        self._n_qos0 += item[0].qos == 0
-        if len(self._items) >= min(self._wanted, self._max):
+        self._n_bytes += size
+        self._n_qos0 += message.qos == 0
+        if self._is_pressed or len(self._items) >= min(self._wanted, self._max):
             self._arrived.set()
         return True, dropped
+
+    def _is_full(self, size: int) -> bool:
+        """Whether a payload of so many bytes has to wait."""
+        if len(self._items) >= self._max:
+            return True
+        return self._n_bytes + size > self._max_bytes and bool(self._items)
 
     def _drop_oldest_qos0(self) -> RawMessage | None:
         if self._n_qos0 == 0:
@@ -84,6 +108,7 @@ class RouteQueue:
             if message.qos == 0:
                 del self._items[index]
                 self._n_qos0 -= 1
+                self._n_bytes -= len(message.payload)
                 return message
         return None
 
@@ -95,7 +120,8 @@ class RouteQueue:
     async def take(self, limits: BatchLimits) -> list[Item]:
         """The next batch: see gatewayd.batching."""
         while True:
-            decision = cut(len(self._items), self._monotonic() - self._since_s, limits, max_waiting=self._max)
+            max_waiting = len(self._items) if self._is_pressed else self._max
+            decision = cut(len(self._items), self._monotonic() - self._since_s, limits, max_waiting=max_waiting)
             if decision.n_take:
                 return self._take(decision.n_take)
             self._wanted = limits.max_messages if self._items else 1
@@ -104,6 +130,8 @@ class RouteQueue:
     def _take(self, n_items: int) -> list[Item]:
         batch = [self._items.popleft() for _ in range(n_items)]
         self._n_qos0 -= sum(message.qos == 0 for message, _ in batch)
+        self._n_bytes -= sum(len(message.payload) for message, _ in batch)
+        self._is_pressed = False
         self._in_hand += n_items
         # Those left behind count as arrived now: more than a batch was waiting, so the next is nearly full anyway.
         self._since_s = self._monotonic()

@@ -117,7 +117,7 @@ async def _renew(parts: Parts, part: RoutePart, runner: HandlerRunner) -> bool:
         part.context.runner = runner  # started where the old one would have been tried again
         return True
     try:
-        await runner.start(parts.models)
+        await runner.start(parts.models_of(part.context.name))
     except (ConfigError, ModelError) as error:
         log.error("route keeps its old handler, the new one did not start", route=part.context.name, cause=str(error))
         return False

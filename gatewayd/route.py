@@ -27,6 +27,7 @@ from gatewayd.ports import Clock, DeadLetter, Draw, NewResult, RawMessage, Sourc
 from gatewayd.queues import Item, Receipt, RouteQueue
 from gatewayd.results import dead_letter, dead_letters, new_results
 from gatewayd.retry import full_jitter_s
+from gatewayd.terms import Terms
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +85,7 @@ class RouteContext:
     draw: Draw
     max_payload_bytes: int
     tag: bytes  # see gatewayd.intake.Inlet
+    terms: Terms
     crash: CrashPoint = NO_CRASH
     in_call: asyncio.Lock = field(default_factory=asyncio.Lock)  # held from an attempt at journal entries to its commit
 
@@ -153,9 +155,10 @@ def _is_redelivered(item: Item) -> bool:
 
 
 async def _handle_items(context: RouteContext, items: Sequence[Item]) -> _Handled:
-    pairs, dead = decode_all(context, [raw for raw, _ in items])
-    results, more_dead = await _handle_patiently(context, pairs)
-    dead += more_dead
+    raws, late = context.terms.begin([raw for raw, _ in items])
+    pairs, undecoded = decode_all(context, raws)
+    results, unanswered = await _handle_patiently(context, pairs)
+    dead = [*late, *undecoded, *unanswered]
     work = Work(
         route=context.name,
         received=len(items),

@@ -9,16 +9,19 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from opentelemetry.trace import Tracer
 
 from gatewayd.config.environment import Environment
 from gatewayd.config.schema import Telemetry as TelemetryConfig
-from gatewayd.instruments import INSTRUMENTS
+from gatewayd.instruments import INSTRUMENTS, handler_instrument
 from gatewayd.otel import Meters, Reading, build_meters, build_tracer, resource
 from gatewayd.ports import RawMessage, StoredResult
 from gatewayd.spans import NO_SPAN, BatchSpan, current_headers, process_span, upload_span
+
+_MAX_HANDLER_STATS = 200  # names of figures over all handlers: a handler may make up any number of them
 
 
 class Telemetry:
@@ -222,8 +225,19 @@ class Telemetry:
         reasons = {"unloads_idle": "idle", "unloads_budget": "budget"}
         self.observe("gatewayd.model.unloads", lambda: _figures(stats(), tuple(reasons), reasons))
         self.observe("gatewayd.worker.memory", lambda: _figures(stats(), ("resident_bytes",)))
+        self.observe("gatewayd.llm.waiting", lambda: _figures(stats(), ("waiting",)))
+        self.observe("gatewayd.llm.waited", lambda: _figures(stats(), ("waited_s",)))
+        self.observe("gatewayd.llm.preempted", lambda: _figures(stats(), ("preempted",)))
+        refused = {f"refused_{reason}": reason for reason in ("deadline", "queue_full", "queue_bytes")}
+        self.observe("gatewayd.llm.refused", lambda: _figures(stats(), tuple(refused), refused))
         kinds = {"tokens_in": "input", "tokens_cached": "cached", "tokens_out": "output"}
         self.observe("gatewayd.llm.tokens", lambda: _figures(stats(), tuple(kinds), kinds))
+
+    def observe_handlers(self, stats: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:
+        """Where handlers' own figures are read: by route, then by name. Which names there are is asked now."""
+        names = sorted({name for figures in stats().values() for name in figures})
+        for name in names[:_MAX_HANDLER_STATS]:
+            self._meters.read(handler_instrument(name), partial(_handler_figures, stats, name))
 
     def loop_lagged(self, seconds: float) -> None:
         """The event loop woke a timer this late."""
@@ -236,6 +250,10 @@ class Telemetry:
             attributes = {**instrument.fixed, **dict(zip(instrument.attributes, (label,), strict=False))}
             self._fixed[name, label] = attributes
         self._meters.histograms[name].record(seconds, attributes)
+
+
+def _handler_figures(stats: Callable[[], Mapping[str, Mapping[str, float]]], name: str) -> dict[tuple[str, ...], float]:
+    return _figures(stats(), (name,))
 
 
 def _figures(

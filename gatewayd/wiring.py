@@ -18,7 +18,7 @@ import structlog
 
 from gatewayd import __version__
 from gatewayd.answer import HandlerRunner
-from gatewayd.api import Handler
+from gatewayd.api import Handler, Models
 from gatewayd.clock import SystemClock
 from gatewayd.config import schema
 from gatewayd.config.environment import Environment, Paths, gateway_id
@@ -30,6 +30,7 @@ from gatewayd.journal import Wake
 from gatewayd.keys import KeyMaker
 from gatewayd.live import LivePublisher
 from gatewayd.models.store import ModelStore
+from gatewayd.models.view import RouteModels
 from gatewayd.mqtt.connect import client_id
 from gatewayd.mqtt.remembered import Remembered
 from gatewayd.payloads import Decoder
@@ -41,6 +42,7 @@ from gatewayd.routing import Router, subscriptions
 from gatewayd.spool import SqliteSpool
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.telemetry import Telemetry
+from gatewayd.terms import Terms
 from gatewayd.throttle import Throttle
 
 log = structlog.get_logger(__name__)
@@ -105,6 +107,10 @@ class Parts:
     running_config: schema.Config  # as it runs now: the one it started with plus what reloads took over
     losses: Losses = field(default_factory=lambda: Losses({}))
     started_at_s: float = 0.0  # monotonic
+
+    def models_of(self, route: str) -> Models:
+        """The models as the route sees them: its calls have its priority and its deadline."""
+        return RouteModels(self.models, self.routes[route].context.terms)
 
     def sink_routes(self, sink: str) -> list[str]:
         """The routes whose results this sink gets, those with results from an earlier config included."""
@@ -242,10 +248,11 @@ def _build_route(
         max_payload_bytes=ground.config.source.max_payload_bytes,
         crash=ground.crash,
         tag=hashlib.blake2b(name.encode(), digest_size=4).digest(),
+        terms=Terms(name, route.priority, route.deadline_s, ground.clock),
     )
     return RoutePart(
         context=context,
-        queue=RouteQueue(route.max_queue),
+        queue=RouteQueue(route.max_queue, route.max_queue_bytes),
         journaled=is_journaled(route, handler),
         wake=Wake(asyncio.Event(), asyncio.Event()),
         idle=asyncio.Event(),

@@ -61,17 +61,23 @@ def _route(path: Path, route: Route, sinks: Mapping[str, Any]) -> Iterator[Findi
     if route.window is not None and route.mode == "direct":
         problem = "a route with a window is journaled: it could not acknowledge for as long as a window is open"
         yield Finding(path=(*path, "mode"), problem=problem, allowed='"auto" or "journaled", or no `window`')
-    if route.window is not None and route.ttl_s is not None and route.window.every_s is not None:
-        open_s = route.window.every_s + route.window.grace_s
-        if route.ttl_s < open_s:
-            problem = "messages would expire while their window is open"
-            limit = f"at least {open_s:g}, which is window.every_s + window.grace_s"
-            yield Finding(path=(*path, "ttl_s"), problem=problem, allowed=limit)
+    if route.window is not None and route.window.every_s is not None:
+        yield from _beside_window(path, route, route.window.every_s + route.window.grace_s)
     if route.window is not None and route.window.key not in ("", "topic"):
         yield from _value_path((*path, "window", "key"), route.window.key)
     if route.write == "when_offline":
         yield from _sparing(path, route)
     yield from _payload((*path, "payload"), route.payload)
+
+
+def _beside_window(path: Path, route: Route, open_s: float) -> Iterator[Finding]:
+    limit = f"at least {open_s:g}, which is window.every_s + window.grace_s"
+    if route.ttl_s is not None and route.ttl_s < open_s:
+        problem = "messages would expire while their window is open"
+        yield Finding(path=(*path, "ttl_s"), problem=problem, allowed=limit)
+    if route.deadline_s is not None and route.deadline_s < open_s:
+        problem = "messages would be buried while their window is open"
+        yield Finding(path=(*path, "deadline_s"), problem=problem, allowed=limit)
 
 
 def _sparing(path: Path, route: Route) -> Iterator[Finding]:

@@ -166,6 +166,15 @@ class Route(Section, frozen=True):
             description="Messages waiting in memory for this route. When full, QoS 0 drops its oldest (counted) and QoS 1 holds the source back.",
         ),
     ] = 4096
+    max_queue_bytes: Annotated[
+        int, Meta(ge=1, description="The same limit for the payloads that wait in memory, in bytes.")
+    ] = 67108864
+    deadline_s: Annotated[
+        Annotated[float, Meta(gt=0, le=31536000)] | None,
+        Meta(
+            description="An answer is worth nothing after so long, in seconds since the message arrived: one whose turn comes later is buried with the reason `deadline`, and a language model that it asks gets no more time than what is left. Of a window its last message counts. Unset: for ever."
+        ),
+    ] = None
     max_attempts: Annotated[
         int,
         Meta(ge=1, le=100, description="A message is buried after this many attempts, crashes of the process counted."),
@@ -195,7 +204,7 @@ class Route(Section, frozen=True):
         Meta(
             ge=0,
             le=9,
-            description="What is lost first when there is not room for all: 0 first, 9 last. Nothing is lost for a route of a lower priority; `when_full` says how.",
+            description="What is lost first when there is not room for all: 0 first, 9 last. Nothing is lost for a route of a lower priority; `when_full` says how. It is also the order in which routes get a language model they share.",
         ),
     ] = 4
     ttl_s: Annotated[

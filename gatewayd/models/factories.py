@@ -24,7 +24,7 @@ class Session(Protocol):
         """Totals so far, but for those in `GAUGES`, which are as of now."""
 
 
-GAUGES = frozenset({"load_s", "resident_bytes"})
+GAUGES = frozenset({"load_s", "resident_bytes", "waiting", "waiting_bytes", "running"})
 
 
 @runtime_checkable

@@ -4,7 +4,6 @@ Invariant: a call always ends, by its answer, by its time-out or by the worker's
 at once: so a call that waits for a slot is late, and one that was sent and is late is hung.
 """
 
-import copy
 import itertools
 import os
 import random
@@ -49,6 +48,7 @@ class WorkerTextSession:
     long each completion took, in seconds, waiting for a slot included.
     """
 
+    scheduled = frozenset({"complete"})  # the methods that wait for a slot, and so take a `priority`
     context_tokens: int
     on_completion: Callable[[float], None]
 
@@ -66,7 +66,6 @@ class WorkerTextSession:
         """
         self._name = name
         self.on_completion = lambda _seconds: None
-        self._priority = _PRIORITY
         self._ids = itertools.count(1)
         self._supervisor = Supervisor(name, load, config, on_event, draw)
         self.context_tokens = self._supervisor.context_tokens
@@ -77,12 +76,6 @@ class WorkerTextSession:
             max_preemptions=config.llm_max_preemptions,
         )
         self._scheduler = Scheduler(name, limits)
-
-    def at(self, priority: int) -> "WorkerTextSession":
-        """The same session, for a caller of this priority (0 to 9, 9 first)."""
-        other = copy.copy(self)  # whatever changes is behind the supervisor and the scheduler, which both share
-        other._priority = priority
-        return other
 
     def complete(
         self,
@@ -95,8 +88,10 @@ class WorkerTextSession:
         temperature: float = 0.0,
         seed: int = 0,
         timeout_s: float = 120.0,
+        priority: int = _PRIORITY,
     ) -> Completion:
         """Write on from `prompt`; `timeout_s` counts from now, waiting for a free slot or a new worker included.
+        `priority` (0 to 9, 9 first) is that of the route: gatewayd.models.view passes it.
 
         Raises RejectedError when the prompt, schema or grammar can never work, WorkerCrashed when the worker died or
         hung, TransientError on a time-out, or when too many wait for a slot.
@@ -114,7 +109,7 @@ class WorkerTextSession:
             seed=seed,
             deadline_s=deadline_s,
         )
-        reply = self._scheduled(request, len(prompt.encode()), deadline_s)
+        reply = self._scheduled(request, len(prompt.encode()), priority)
         if not isinstance(reply, Completed):
             raise TransientError(f'model "{self._name}": the worker answered {type(reply).__name__} to a completion')
         self._supervisor.count(
@@ -162,9 +157,10 @@ class WorkerTextSession:
             raise TransientError(f'model "{self._name}": the worker answered {type(reply).__name__} to a question')
         return reply.value
 
-    def _scheduled(self, request: Complete, size_bytes: int, deadline_s: float) -> Reply:
+    def _scheduled(self, request: Complete, size_bytes: int, priority: int) -> Reply:
         """The worker's reply, once there is a slot; asked again after it had to give way."""
-        ticket = Ticket(priority=self._priority, deadline_s=deadline_s, arrival=next(self._ids), size_bytes=size_bytes)
+        deadline_s = request.deadline_s
+        ticket = Ticket(priority=priority, deadline_s=deadline_s, arrival=next(self._ids), size_bytes=size_bytes)
         sent: list[tuple[WorkerProcess, int]] = []
 
         def end() -> None:  # from another thread, when somebody better waits

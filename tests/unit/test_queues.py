@@ -7,8 +7,8 @@ from gatewayd.ports import RawMessage
 from gatewayd.queues import Item, Receipt, RouteQueue
 
 
-def item(name: str, qos: int = 1) -> Item:
-    return RawMessage(topic=name, payload=b"", time=0.0, key=name, qos=qos), None
+def item(name: str, qos: int = 1, n_bytes: int = 0) -> Item:
+    return RawMessage(topic=name, payload=bytes(n_bytes), time=0.0, key=name, qos=qos), None
 
 
 def names(items: list[Item]) -> list[str]:
@@ -34,8 +34,7 @@ async def test_a_full_queue_drops_the_oldest_qos_0_and_says_which() -> None:
     taken, dropped = queue.offer(item("d", 1))
 
     assert taken
-    assert dropped is not None
-    assert dropped.topic == "b"
+    assert [message.topic for message in dropped] == ["b"]
     assert names(await queue.take(BatchLimits())) == ["a", "c", "d"]
 
 
@@ -47,8 +46,7 @@ async def test_the_newest_qos_0_message_is_kept_for_an_older_one() -> None:
     taken, dropped = queue.offer(item("c", 0))
 
     assert taken
-    assert dropped is not None
-    assert dropped.topic == "a"
+    assert [message.topic for message in dropped] == ["a"]
     assert names(await queue.take(BatchLimits())) == ["b", "c"]
 
 
@@ -59,8 +57,7 @@ async def test_a_new_qos_0_message_is_itself_dropped_when_the_queue_is_full_of_q
     taken, dropped = queue.offer(item("b", 0))
 
     assert taken
-    assert dropped is not None
-    assert dropped.topic == "b"
+    assert [message.topic for message in dropped] == ["b"]
 
 
 async def test_a_queue_full_of_qos_1_makes_the_writer_wait_and_loses_nothing() -> None:
@@ -75,10 +72,47 @@ async def test_a_queue_full_of_qos_1_makes_the_writer_wait_and_loses_nothing() -
     await waiting
     taken, _ = queue.offer(item("b"))
 
-    assert refused == (False, None)
+    assert refused == (False, [])
     assert taken
     assert names(first) == ["a"]
     assert names(await queue.take(BatchLimits())) == ["b"]
+
+
+async def test_a_queue_full_by_bytes_drops_as_many_qos_0_messages_as_the_new_one_needs() -> None:
+    queue = RouteQueue(100, max_bytes=100)
+    for name, qos in (("a", 1), ("b", 0), ("c", 0), ("d", 0)):
+        queue.offer(item(name, qos, n_bytes=25))
+
+    taken, dropped = queue.offer(item("e", 1, n_bytes=40))
+
+    assert taken
+    assert [message.topic for message in dropped] == ["b", "c"]
+    assert queue.n_bytes == 90
+    assert names(await queue.take(BatchLimits())) == ["a", "d", "e"]
+    assert queue.n_bytes == 0
+
+
+async def test_a_queue_full_by_bytes_of_qos_1_makes_the_writer_wait_and_the_reader_take_what_is_there() -> None:
+    queue = RouteQueue(100, max_bytes=100)
+    queue.offer(item("a", n_bytes=60))
+    reading = asyncio.ensure_future(queue.take(BatchLimits(max_messages=10, max_age_ms=60_000)))
+    await asyncio.sleep(0)
+
+    refused = queue.offer(item("b", n_bytes=60))
+
+    assert refused == (False, [])
+    async with asyncio.timeout(5):
+        assert names(await reading) == ["a"]
+    assert queue.offer(item("b", n_bytes=60)) == (True, [])
+
+
+async def test_a_message_larger_than_the_whole_queue_passes_alone() -> None:
+    queue = RouteQueue(100, max_bytes=100)
+
+    alone = queue.offer(item("a", n_bytes=1000))
+    beside = queue.offer(item("b", n_bytes=1))
+
+    assert (alone, beside) == ((True, []), (False, []))
 
 
 async def test_a_batch_waits_for_its_count_or_its_age() -> None:

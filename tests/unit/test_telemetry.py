@@ -57,6 +57,9 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.loop_lagged(0.01)
     telemetry.observe("gatewayd.model.calls", lambda: {("m",): 1.0})
     telemetry.observe("gatewayd.model.unloads", lambda: {("m", "idle"): 1.0})
+    telemetry.observe("gatewayd.llm.waited", lambda: {("m",): 1.0})
+    telemetry.observe("gatewayd.llm.preempted", lambda: {("m",): 1.0})
+    telemetry.observe("gatewayd.llm.refused", lambda: {("m", "deadline"): 1.0})
     telemetry.observe("gatewayd.uplink.wire", lambda: {("s",): 1.0})
     telemetry.observe("gatewayd.spool.written", lambda: 1.0)
     telemetry.observe("gatewayd.process.written", lambda: 1.0)
@@ -170,6 +173,18 @@ def test_the_figures_of_loaded_models_are_read_when_the_page_is_asked_for(teleme
     assert tokens == {"input": 30.0, "cached": 20.0, "output": 5.0}
     assert found["gatewayd_model_calls_total", (("model", "pumps"),)] == 7.0
     assert [n for (name, _), n in found.items() if name == "gatewayd_worker_memory_bytes"] == [4096.0]
+
+
+def test_what_handlers_tell_of_themselves_are_metrics_by_route(telemetry: Telemetry) -> None:
+    told = {"logs": {"cache_hits_total": 3.0, "cached_texts": 2.0}, "lines": {"cached_texts": 1.0}, "plain": {}}
+    telemetry.observe_handlers(lambda: told)
+    told["logs"]["cache_hits_total"] = 5.0
+
+    found = samples(telemetry)
+
+    assert found["gatewayd_handler_cache_hits_total", (("route", "logs"),)] == 5.0
+    assert found["gatewayd_handler_cached_texts", (("route", "logs"),)] == 2.0
+    assert found["gatewayd_handler_cached_texts", (("route", "lines"),)] == 1.0
 
 
 def test_every_public_method_is_documented() -> None:
