@@ -89,7 +89,7 @@ def fit_text(
 
     Raises ConfigError when the files cannot be fitted on, ModelError when the bundle cannot be written.
     """
-    texts, names = _read(files, text_column, label_column)
+    texts, names = read_texts(files, text_column, label_column)
     labels = _labels(names)
     data = _embed(texts, names, labels, encode, progress)
     report = _judge_unseen(data, labels, out / name, seed)
@@ -105,7 +105,8 @@ def fit_text(
     return report
 
 
-def _read(files: Sequence[Path], text_column: str, label_column: str) -> tuple[list[str], list[str]]:
+def read_texts(files: Sequence[Path], text_column: str, label_column: str) -> tuple[list[str], list[str]]:
+    """Texts and their labels out of CSV files with a header, or NDJSON, in their order. Raises ConfigError."""
     texts: list[str] = []
     labels: list[str] = []
     for path in files:
