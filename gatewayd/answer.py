@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gatewayd.api import Batch, Handler, Message, Models, Rejection, Result
+from gatewayd.api import Batch, Handler, Message, Model, Models, Rejection, Result, TellsStats
 from gatewayd.errors import ConfigError, ModelError, RejectedError, TransientError
 from gatewayd.handler_thread import HandlerThread
 
@@ -51,7 +51,8 @@ class HandlerRunner:
     def __init__(self, route: str, handler: Handler) -> None:
         self.handler = handler
         self.busy_since_s: float | None = None  # monotonic; written where the handler runs, read by who watches
-        self._route = route
+        self.route = route
+        self.held: dict[str, Model] = {}  # the models that the handler asked for, as it got them
         self._thread: HandlerThread | None = None
         self._is_started = False
 
@@ -67,7 +68,7 @@ class HandlerRunner:
         Raises ModelError or ConfigError, whatever the handler raised.
         """
         try:
-            await self._on_thread(self.handler.start, models)
+            await self._on_thread(self.handler.start, _Noted(models, self.held))
         except (ModelError, ConfigError):
             self.close()
             raise
@@ -84,6 +85,17 @@ class HandlerRunner:
             return Answer()
         return await self.run(self._timed, batch)  # type: ignore[no-any-return]
 
+    def stats(self) -> Mapping[str, float]:
+        """What the handler tells of itself; nothing where it tells nothing, or fails to. From any thread."""
+        if not isinstance(self.handler, TellsStats):
+            return {}
+        try:
+            told = self.handler.stats()
+            return {str(name): float(value) for name, value in told.items()}
+        except Exception as error:  # a bug of the handler: the other figures are shown all the same
+            log.debug("handler's figures cannot be read", route=self.route, cause=type(error).__name__)
+            return {}
+
     async def stop(self, timeout_s: float) -> None:
         """Stop the handler, if it was started. One that hangs in a call is left behind after `timeout_s`."""
         if self._is_started:
@@ -92,9 +104,9 @@ class HandlerRunner:
                 async with asyncio.timeout(timeout_s):
                     await self.run(self.handler.stop)
             except TimeoutError:
-                log.warning("handler did not stop", route=self._route, after_s=timeout_s)
+                log.warning("handler did not stop", route=self.route, after_s=timeout_s)
             except Exception as error:  # a bug of the handler: what comes after it is stopped all the same
-                log.warning("handler failed while it stopped", route=self._route, cause=type(error).__name__)
+                log.warning("handler failed while it stopped", route=self.route, cause=type(error).__name__)
         self.close()
 
     def close(self) -> None:
@@ -106,17 +118,18 @@ class HandlerRunner:
     def _timed(self, batch: Batch) -> Answer:
         self.busy_since_s = time.monotonic()
         try:
-            return _answer(self.handler, batch)
+            return answer_of(self.handler, batch)
         finally:
             self.busy_since_s = None
 
     async def _on_thread(self, function: Any, *arguments: Any) -> Any:
         if self._thread is None:
-            self._thread = HandlerThread(f"handler[{self._route}]")
+            self._thread = HandlerThread(f"handler[{self.route}]")
         return await asyncio.wrap_future(self._thread.submit(function, *arguments))
 
 
-def _answer(handler: Handler, batch: Batch) -> Answer:
+def answer_of(handler: Handler, batch: Batch) -> Answer:
+    """One call of a handler, on the thread it lives on. Raises TransientError when it asks to be called again later."""
     try:
         return _sort(handler.handle(batch), batch)
     except TransientError:
@@ -135,7 +148,7 @@ def _one_by_one(handler: Handler, batch: Batch) -> Answer:
     """One of several raised: alone, it is buried alone."""
     answer = Answer()
     for message in batch.messages:
-        answer.add(_answer(handler, msgspec.structs.replace(batch, messages=(message,))))
+        answer.add(answer_of(handler, msgspec.structs.replace(batch, messages=(message,))))
     return answer
 
 

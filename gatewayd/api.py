@@ -19,6 +19,7 @@ __all__ = [
     "Completion",
     "ConfigError",
     "Handler",
+    "LabelScores",
     "Message",
     "Model",
     "ModelError",
@@ -26,6 +27,7 @@ __all__ = [
     "RejectedError",
     "Rejection",
     "Result",
+    "TellsStats",
     "TensorSession",
     "TextSession",
     "TransientError",
@@ -103,6 +105,14 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     finish: str = "stop"  # "stop", or "length" when max_tokens ended it
 
 
+class LabelScores(msgspec.Struct, frozen=True, kw_only=True):
+    """How probable a language model finds each label."""
+
+    scores: Mapping[str, float]  # by label, together 1
+    tokens_in: int
+    tokens_cached: int = 0  # of tokens_in: those whose state was reused from an earlier prompt
+
+
 @runtime_checkable
 class TextSession(Protocol):
     """A loaded language model, usually in a worker process."""
@@ -124,6 +134,19 @@ class TextSession(Protocol):
         """Write on from `prompt`; `json_schema` or `grammar` (GBNF) bind the answer's form.
 
         Raises WorkerCrashed when the worker process died (one retry makes sense), TransientError on a time-out.
+        """
+
+    def label_scores(self, prompt: str, labels: Sequence[str], *, timeout_s: float = 120.0) -> LabelScores:
+        """How probable each of `labels` is as what follows `prompt`, spaces included: " error", not "error".
+
+        The model's own probabilities, every token of a label counted, divided by their sum. Nothing is written, so
+        nothing but a label can come out. Raises RejectedError when a label is the beginning of another, and as
+        `complete` does.
+        """
+
+    def keep_prefix(self, text: str) -> None:
+        """Say that prompts will begin with `text`: its state is then computed once, kept over restarts where the
+        runtime can, and found again by each prompt that begins with it. A wish: it raises nothing.
         """
 
     def count_tokens(self, text: str) -> int:
@@ -185,3 +208,15 @@ class Handler(Protocol):
 
     def stop(self) -> None:
         """Let go of what `start` took."""
+
+
+@runtime_checkable
+class TellsStats(Protocol):
+    """What a handler may have besides: figures of its own, on /status and as metrics `gatewayd.handler.<name>`."""
+
+    def stats(self) -> Mapping[str, float]:
+        """Figures by name; the same names always, from construction on: small letters, digits and underscores.
+
+        A name that ends in `_total` counts since the start and never falls, any other goes up and down. Called from
+        other threads at any time, so it reads plain numbers and nothing else.
+        """

@@ -56,9 +56,16 @@ class Meters:
         self.counts: dict[str, Count] = {}
         self.histograms: dict[str, Histogram] = {}
         self.callbacks: dict[str, Callable[[], Reading]] = {}
-        meter = provider.get_meter("gatewayd")
+        self._meter = provider.get_meter("gatewayd")
         for instrument in INSTRUMENTS.values():
-            self._create(meter, instrument)
+            self._create(self._meter, instrument)
+
+    def read(self, instrument: Instrument, callback: Callable[[], Reading]) -> None:
+        """One more instrument, besides those of the table, and where it is read."""
+        is_new = instrument.name not in self.callbacks
+        self.callbacks[instrument.name] = callback
+        if is_new:
+            self._create(self._meter, instrument)
 
     def _create(self, meter: Meter, instrument: Instrument) -> None:
         name, unit, description = instrument.name, instrument.unit, instrument.description

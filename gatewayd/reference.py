@@ -60,7 +60,9 @@ def render_metrics() -> str:
     head = (
         _NOTE.format(source="gatewayd/instruments.py") + "\n# Metrics and spans\n\n"
         "On `/metrics` (Prometheus) under the first name, at an OTLP receiver under the second. Names of `messaging.*` "
-        "and `gen_ai.*` follow OpenTelemetry's semantic conventions. A metric appears with its first value.\n"
+        "and `gen_ai.*` follow OpenTelemetry's semantic conventions. A metric appears with its first value.\n\n"
+        "Besides, each figure that a handler tells of itself (`stats` of gatewayd.api.TellsStats) is a metric "
+        "`gatewayd_handler_<name>`, attribute `route`: handlers/README.md names those of the built-in ones.\n"
     )
     table = [
         "| Prometheus | OpenTelemetry | Kind | Unit | Attributes | Meaning |",

@@ -76,6 +76,7 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
                 "handler": part.context.config.handler,
                 "durable_point": "journal" if part.journaled else "results",
                 "waiting": len(part.queue),
+                "stats": part.context.runner.stats(),
             }
             for name, part in parts.routes.items()
         },
@@ -91,8 +92,8 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
             "oldest_age_s": round(depths.oldest_age_s, 1),
         },
         "models": {
-            name: {"version": version, **parts.models.stats().get(name, {})}
-            for name, version in parts.models.versions().items()
+            name: {"version": model.version, **parts.models.stats().get(name, {})}
+            for name, model in parts.models.in_use().items()
         },
     }
 
@@ -142,6 +143,7 @@ def observe(parts: Parts, depths: Depths) -> None:
     telemetry.observe("gatewayd.process.written", _written_bytes)
     telemetry.observe("gatewayd.spool.written", lambda: float(parts.spool.written_bytes))
     _observe_sinks(parts)
+    telemetry.observe_handlers(lambda: {name: part.context.runner.stats() for name, part in parts.routes.items()})
     telemetry.observe_models(parts.models.stats)
 
 

@@ -83,6 +83,7 @@ class ClassifySeries:
 
     def __init__(self, config: Options) -> None:
         self._config = config
+        self.rings = Rings(1, 1, max_devices=1, max_gap_s=0.0)  # until `start` knows what the model expects
 
     def start(self, models: Models) -> None:
         """Load the model. Raises ModelError when it is not one for series, ConfigError when options do not fit it."""
@@ -106,6 +107,15 @@ class ClassifySeries:
     def stop(self) -> None:
         """Forget all devices."""
         self.rings.devices.clear()
+
+    def stats(self) -> Mapping[str, float]:
+        """Devices remembered, and what was forgotten: evicted ones, and windows begun anew after a pause."""
+        devices = self.rings.devices
+        return {
+            "devices": len(devices),
+            "evicted_devices_total": devices.n_evicted,
+            "restarted_windows_total": self.rings.n_restarted,
+        }
 
     def handle(self, batch: Batch) -> Sequence[Result | Rejection]:
         """Results in order of the messages; none for a message whose window is not full yet."""

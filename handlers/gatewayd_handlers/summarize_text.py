@@ -10,7 +10,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -132,6 +132,10 @@ class SummarizeText:
     def stop(self) -> None:
         """Let go of the model."""
         self._models = self._model = self._session = None
+
+    def stats(self) -> Mapping[str, float]:
+        """Summaries so far, by who wrote them and why: `summaries_model_total`, `summaries_timeout_total` …"""
+        return {f"summaries_{reason or 'model'}_total": self.summaries[reason] for reason in get_args(Reason)}
 
     def handle(self, batch: Batch) -> Sequence[Result | Rejection]:
         """One result of kind "summary" for all texts of the batch, and a Rejection for each message without a text.

@@ -113,6 +113,16 @@ async def test_a_passing_failure_is_for_the_caller() -> None:
         await runner.answer(batch("bad"))
 
 
+async def test_a_handler_tells_its_figures_and_one_that_fails_to_tells_none() -> None:
+    silent, telling, broken = (Scripted(lambda _: []) for _ in range(3))
+    telling.stats = lambda: {"cached_texts": 2}
+    broken.stats = lambda: {"cached_texts": 1 / 0}
+
+    told = [HandlerRunner("r", handler).stats() for handler in (silent, telling, broken)]
+
+    assert told == [{}, {"cached_texts": 2.0}, {}]
+
+
 async def test_no_messages_are_not_asked_for() -> None:
     def handle(batch: Batch) -> Sequence[Any]:
         raise AssertionError(batch)
