@@ -26,6 +26,7 @@ from gatewayd.api import (
     TensorSession,
 )
 from gatewayd_handlers.devices import UnusableError, device_of, finite
+from gatewayd_handlers.novelty import NoveltyGuard, guard_of, statistics
 from gatewayd_handlers.series_rings import Ring, Rings
 
 Array = NDArray[np.float32]
@@ -96,6 +97,7 @@ class ClassifySeries:
         self._labels = tuple(model.labels)
         stated = float(model.calibration.get("threshold", 0.5))
         self._threshold = stated if self._config.threshold is None else self._config.threshold
+        self._guard: NoveltyGuard | None = guard_of(model)
         self._stamp = {"model": model.name, "model_version": model.version}
         max_gap_s = self._config.max_gap_s
         if max_gap_s is None:
@@ -125,16 +127,32 @@ class ClassifySeries:
         pending = self.rings.prepare(devices, [messages[index].time for index in usable], rows)
         scores = self._scores(pending.windows) if pending.ready else np.empty((0, len(self._labels)), np.float32)
         chosen = self._choose(scores)
+        novelties = self._guard.of(self._points(pending.windows)) if self._guard and pending.ready else None
         self.rings.commit(pending)
         answers: dict[int, Result | Rejection] = {
             index: Rejection(message=messages[index], reason=why.reason, detail=str(why))
             for index, why in unusable.items()
         }
-        for position, label, values in zip(pending.ready, chosen, scores.tolist(), strict=True):
+        for row, (position, label, values) in enumerate(zip(pending.ready, chosen, scores.tolist(), strict=True)):
             if self._wanted(pending.groups[devices[position]][0], label):
                 index = usable[position]
-                answers[index] = self._result(messages[index], label, values)
+                answers[index] = self._result(messages[index], label, values, novelties[row] if novelties else None)
         return [answers[index] for index in sorted(answers)] if unusable else list(answers.values())
+
+    def points(self, batch: Batch) -> tuple[Sequence[Message], Array]:
+        """The messages whose window is full with them, and the points their novelty is measured by; nothing changes."""
+        devices, rows, unusable = self._read(batch.messages)
+        usable = [message for index, message in enumerate(batch.messages) if index not in unusable]
+        pending = self.rings.prepare(devices, [message.time for message in usable], rows)
+        points = self._points(pending.windows) if pending.ready else np.empty((0, 1), np.float32)
+        return [usable[position] for position in pending.ready], points
+
+    def _points(self, windows: Array) -> Array:
+        """The model's own features where its graph gives them, else plain statistics."""
+        if "features" not in self._session.outputs:
+            return statistics(windows)
+        features: Array = self._session.run({self._input: windows})["features"]
+        return features
 
     def _read(self, messages: Sequence[Message]) -> tuple[list[str], Array, dict[int, UnusableError]]:
         """Devices and rows [k, fields] of the messages that can be used, and why the others cannot."""
@@ -197,13 +215,12 @@ class ClassifySeries:
         changed, ring.label = ring.label != label, label
         return changed
 
-    def _result(self, message: Message, label: str, values: list[float]) -> Result:
+    def _result(self, message: Message, label: str, values: list[float], novelty: float | None) -> Result:
         scores = dict(zip(self._labels, values, strict=True))
         # Of an anomaly the score is how anomalous, whatever the label; else it is the score of the label given.
         score = values[1] if self._kind == "anomaly" else scores.get(label, max(values))
-        return Result(
-            kind=self._kind, data={"label": label, "score": score, "scores": scores, **self._stamp}, message=message
-        )
+        data = {"label": label, "score": score, "scores": scores, **self._stamp}
+        return Result(kind=self._kind, data=data if novelty is None else data | {"novelty": novelty}, message=message)
 
 
 def _expected(model: Model) -> _Expects:

@@ -5,15 +5,18 @@ Either zero-shot (`labels`: each with a description and a few examples; no train
 answer does not depend on the other texts of its batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Annotated, ClassVar
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from gatewayd.api import Batch, ConfigError, Message, Model, Models, Rejection, Result
 from gatewayd_handlers.devices import UnusableError
-from gatewayd_handlers.text_encoder import STATS, Encode, TextEncoder
+from gatewayd_handlers.novelty import NoveltyGuard, guard_of
+from gatewayd_handlers.text_encoder import STATS, Encode, TextEncoder, Vectors
 from gatewayd_handlers.text_field import text_of
 from gatewayd_handlers.text_heads import ExampleHead, FittedHead, Head, Judgment
 
@@ -94,6 +97,7 @@ class ClassifyText:
         self._config = config
         self._encoder: TextEncoder | None = None
         self._head: Head | None = None
+        self._guard: NoveltyGuard | None = None
 
     @staticmethod
     def encoder(models: Models, name: str, *, max_tokens: int = 128, mask_numbers: bool = True) -> Encode:
@@ -126,12 +130,14 @@ class ClassifyText:
                 max_tokens=int(head.input.get("max_tokens", config.max_tokens)),
             )
             self._head = FittedHead(head, encoder)
+            self._guard = guard_of(head)
             return
         self._encoder = self._new_encoder(
             encoder, mask=config.mask_numbers, mask_more=config.mask_ids, max_tokens=config.max_tokens
         )
         labels = {name: label.texts() for name, label in config.labels.items()}
         self._head = ExampleHead(encoder, self._encoder.encode, labels, config.temperature)
+        self._guard = guard_of(encoder)
 
     def _new_encoder(self, model: Model, *, mask: bool, mask_more: bool, max_tokens: int) -> TextEncoder:
         config = self._config
@@ -151,22 +157,37 @@ class ClassifyText:
 
     def stop(self) -> None:
         """Let go of the models."""
-        self._encoder = self._head = None
+        self._encoder = self._head = self._guard = None
 
     def handle(self, batch: Batch) -> Sequence[Result | Rejection]:
         """One result of kind "classification" a text: `label`, `score`, `scores`, `model`, `model_version`.
 
-        `score` is that of the label, for "unknown" that of the label it would have been.
+        `score` is that of the label, for "unknown" that of the label it would have been. `novelty` is there when the
+        model's bundle has a guard (gatewayd_handlers.novelty).
         """
         assert self._encoder is not None
         assert self._head is not None
         read = [self._read(message) for message in batch.messages]
         texts = [text for text in read if isinstance(text, str)]
-        judgments = iter(self._head.judge(self._encoder.encode(texts)) if texts else ())
+        judged = iter(self._judged(texts) if texts else ())
         return [
-            self._result(message, next(judgments)) if isinstance(text, str) else text
+            self._result(message, *next(judged)) if isinstance(text, str) else text
             for message, text in zip(batch.messages, read, strict=True)
         ]
+
+    def points(self, batch: Batch) -> tuple[Sequence[Message], Vectors]:
+        """The messages that get a result, and the points [k, dimensions] their novelty is measured by."""
+        assert self._encoder is not None
+        read = [(message, text) for message in batch.messages if isinstance(text := self._read(message), str)]
+        vectors = self._encoder.encode([text for _, text in read]) if read else np.empty((0, 1), np.float32)
+        return [message for message, _ in read], vectors
+
+    def _judged(self, texts: Sequence[str]) -> Iterable[tuple[Judgment, float | None]]:
+        assert self._encoder is not None
+        assert self._head is not None
+        vectors = self._encoder.encode(texts)
+        judgments = self._head.judge(vectors)
+        return zip(judgments, repeat(None) if self._guard is None else self._guard.of(vectors), strict=False)
 
     def _read(self, message: Message) -> str | Rejection:
         try:
@@ -174,7 +195,7 @@ class ClassifyText:
         except UnusableError as refused:
             return Rejection(message=message, reason=refused.reason, detail=str(refused))
 
-    def _result(self, message: Message, judgment: Judgment) -> Result:
+    def _result(self, message: Message, judgment: Judgment, novelty: float | None) -> Result:
         assert self._head is not None
         score = judgment.scores[judgment.label]
         sure = max(judgment.scores.values()) >= self._config.min_score
@@ -185,4 +206,6 @@ class ClassifyText:
             "model": self._head.name,
             "model_version": self._head.version,
         }
+        if novelty is not None:
+            data["novelty"] = novelty
         return Result(kind="classification", data=data, message=message)
