@@ -188,6 +188,27 @@ class Models(Section, frozen=True):
     worker_memory_bytes: Annotated[
         int, Meta(ge=0, description="Most memory of a worker process (address space), in bytes. 0: no limit of ours.")
     ] = 0
+    worker_nice: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=19,
+            description="Niceness of worker processes, from 0 to 19: how far a language model steps back for everything else. Added to the daemon's own.",
+        ),
+    ] = 5
+    worker_policy: Annotated[
+        Literal["other", "batch", "idle"],
+        Meta(
+            description="How the kernel schedules worker processes: see sched(7). idle: what nothing else on the box wants, and at once out of the way; a box that is always busy then never gets a summary. batch: as other, and never ahead of what was just woken."
+        ),
+    ] = "other"
+    worker_cpus: Annotated[
+        str,
+        Meta(
+            pattern=r"^([0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)?\Z",
+            description='Cores that worker processes may use, e.g. "1-3" or "2,3". Empty: all that the daemon has.',
+        ),
+    ] = ""
     worker_restart_max_s: Annotated[
         float,
         Meta(gt=0, le=3600, description="Highest pause before a worker that crashed is started again, in seconds."),

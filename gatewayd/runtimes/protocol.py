@@ -21,6 +21,14 @@ class _Frame(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Base of all frames."""
 
 
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a worker steps back for the rest of the box."""
+
+    nice: int = 0  # added to the daemon's own
+    policy: str = "other"  # of sched(7): "other", "batch", "idle"
+    cpus: tuple[int, ...] = ()  # cores it may use; empty: all that the daemon has
+
+
 class Load(_Frame, frozen=True):
     """Daemon to worker, first and once: what to load."""
 
@@ -30,6 +38,7 @@ class Load(_Frame, frozen=True):
     threads: int
     max_memory_bytes: int  # RLIMIT_AS; 0: none
     scratch_dir: str  # a folder of the worker's own (mode 0700), removed by the daemon
+    place: Place = Place()
 
 
 class Complete(_Frame, frozen=True):

@@ -30,6 +30,7 @@ from gatewayd.runtimes.protocol import (
     Load,
     Number,
     Ping,
+    Place,
     Reply,
     Stats,
 )
@@ -192,7 +193,9 @@ def load(
     options = bundle.options
     if not isinstance(options, TextOptions):
         raise ModelError(f'model "{manifest.name}" is not a language model')
-    n_threads = options.threads or config.llm_threads or max(1, len(os.sched_getaffinity(0)) - 1)
+    place = Place(nice=config.worker_nice, policy=config.worker_policy, cpus=cores(config.worker_cpus))
+    n_cores = len(place.cpus) or max(1, len(os.sched_getaffinity(0)) - 1)
+    n_threads = options.threads or config.llm_threads or n_cores
 
     def what() -> Load:
         return Load(
@@ -202,6 +205,16 @@ def load(
             threads=n_threads,
             max_memory_bytes=config.worker_memory_bytes,
             scratch_dir="",
+            place=place,
         )
 
     return WorkerTextSession(manifest.name, what, config, lambda event: on_event(manifest.name, event))
+
+
+def cores(text: str) -> tuple[int, ...]:
+    """The numbers in `models.worker_cpus`: "0,2-3" is 0, 2 and 3."""
+    found: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(found))

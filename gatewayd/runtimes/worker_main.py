@@ -32,6 +32,7 @@ from gatewayd.runtimes.protocol import (
     Load,
     Number,
     Ping,
+    Place,
     Ready,
     Refused,
     Reply,
@@ -41,7 +42,7 @@ from gatewayd.runtimes.protocol import Stats as StatsRequest
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OOM_SCORE = "800"  # proc(5): of 1000; the kernel takes the worker before the daemon
-_NICENESS = 5
+_POLICIES = {"other": os.SCHED_OTHER, "batch": os.SCHED_BATCH, "idle": os.SCHED_IDLE}
 
 _BACKENDS: Mapping[str, str] = {
     "xllamacpp": "gatewayd.runtimes.xllamacpp_runtime",
@@ -70,6 +71,7 @@ def main(descriptor: int, daemon_pid: int) -> int:
     load = link.receive()
     if not isinstance(load, Load):
         return 0
+    _take(load.place)
     if load.max_memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (load.max_memory_bytes, load.max_memory_bytes))
     try:
@@ -148,11 +150,21 @@ def _step_back() -> None:
     # A service manager or a terminal tells every process of the group to end; the daemon drains first, then hangs up.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_NICENESS)
     try:
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     except OSError as exc:
         print(f"oom_score_adj cannot be set: {exc}", file=sys.stderr)  # a hardened container; no reason to stay away
+
+
+def _take(place: Place) -> None:
+    """Before any other thread is there: the kernel keeps all three for each thread, and new ones inherit them."""
+    os.nice(place.nice)
+    try:
+        if place.cpus:
+            os.sched_setaffinity(0, place.cpus)
+        os.sched_setscheduler(0, _POLICIES[place.policy], os.sched_param(0))
+    except OSError as exc:  # a core that is not there, a container that forbids it: no reason to stay away
+        print(f"models.worker_cpus or models.worker_policy cannot be followed: {exc}", file=sys.stderr)
 
 
 def _resident_bytes() -> int:
