@@ -128,12 +128,31 @@ class HandlerRunner:
         return await asyncio.wrap_future(self._thread.submit(function, *arguments))
 
 
+class _Noted:
+    """Implements api.Models: what is asked for, with a note of it."""
+
+    def __init__(self, models: Models, held: dict[str, Model]) -> None:
+        self._models = models
+        self._held = held
+
+    def get(self, name: str) -> Model:
+        """See api.Models."""
+        model = self._models.get(name)
+        self._held[name] = model
+        return model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._models, name)
+
+
 def answer_of(handler: Handler, batch: Batch) -> Answer:
     """One call of a handler, on the thread it lives on. Raises TransientError when it asks to be called again later."""
     try:
         return _sort(handler.handle(batch), batch)
     except TransientError:
         raise
+    except ModelError as error:  # one that was unloaded and does not load again; its file may be mended
+        raise TransientError(str(error)) from error
     except RejectedError as error:
         if len(batch.messages) == 1 or batch.window is not None:
             return _bury_all(batch, error.reason, str(error))

@@ -1,6 +1,7 @@
 """SIGHUP: take over what can be taken over while running, and say what cannot.
 
 Reloaded: the log level, and of each route its `options`, `batch` and the other keys of RELOADABLE_ROUTE_KEYS.
+A model whose folder has a newer version is taken over too: see gatewayd.swap.
 Everything else needs a restart, which loses nothing; the log names each such key. A config that does not pass the
 check changes nothing.
 """
@@ -20,6 +21,7 @@ from gatewayd.config.schema import Config, Route
 from gatewayd.daemon import HANDLER_STOP_S
 from gatewayd.errors import ConfigError, ModelError
 from gatewayd.logs import set_up
+from gatewayd.swap import Renewals
 from gatewayd.systemd import Notifier
 from gatewayd.wiring import Parts, RoutePart, build_handlers
 
@@ -28,20 +30,25 @@ log = structlog.get_logger(__name__)
 RELOADABLE_ROUTE_KEYS = ("options", "batch", "include_input", "max_attempts", "retry_s")
 
 
-async def run_reload(parts: Parts, asked: asyncio.Event, notifier: Notifier, path: Path) -> None:
-    """Run until cancelled: reload each time `asked` is set."""
+async def run_reload(
+    parts: Parts, asked: asyncio.Event, notifier: Notifier, path: Path, renewals: Renewals | None = None
+) -> None:
+    """Run until cancelled: reload each time `asked` is set, and have a look for newer versions of models."""
+    renewals = renewals or Renewals()
     while True:
         await asked.wait()
         asked.clear()
         notifier.reloading()
         try:
-            await reload(parts, path)
+            async with renewals.lock:
+                await reload(parts, path)
         except ConfigErrors as errors:
             for problem in errors.problems:
                 log.error("reload refused, nothing changed", problem=str(problem))
         except ConfigError as error:
             log.error("reload refused, nothing changed", problem=str(error))
         notifier.ready()
+        renewals.ask(again=True)  # not waited for: a language model may take minutes to load
 
 
 async def reload(parts: Parts, path: Path) -> None:

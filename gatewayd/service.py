@@ -20,6 +20,7 @@ from gatewayd.memory import share_one_arena
 from gatewayd.ports import Clock
 from gatewayd.reload import run_reload
 from gatewayd.status import Depths, observe, run_depths, status
+from gatewayd.swap import Renewals, run_renewals, run_sweeps
 from gatewayd.systemd import Notifier, watchdog_interval_s
 from gatewayd.telemetry import Telemetry
 from gatewayd.web.server import Views, WebServer
@@ -29,7 +30,6 @@ log = structlog.get_logger(__name__)
 
 _BEAT_S = 1.0
 _LOOP_LIMIT_S = 15.0  # a loop that does not turn for so long is stuck
-_DIRECT_CALL_S, _JOURNALED_CALL_S = 60.0, 1800.0  # where a route has no `max_call_s`; see there
 _SPOOL_LIMIT_S = 60.0  # a flash card that erases may stall a commit for seconds, not for a minute
 
 
@@ -55,6 +55,7 @@ async def run_service(path: Path, environment: Environment) -> None:
 async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Environment, path: Path) -> None:
     liveness = Liveness()
     depths = Depths()
+    renewals = Renewals()
     observe(parts, depths)
     web = await start_web(parts, liveness, depths)
     try:
@@ -64,7 +65,9 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
                 tasks.create_task(beat_spool(parts, liveness), name="beat[spool]"),
                 tasks.create_task(run_watchdog(parts.ground.clock, liveness, notifier, environment), name="watchdog"),
                 tasks.create_task(run_depths(depths, parts.ground.paths.spool), name="depths"),
-                tasks.create_task(run_reload(parts, life.reload, notifier, path), name="reload"),
+                tasks.create_task(run_reload(parts, life.reload, notifier, path, renewals), name="reload"),
+                tasks.create_task(run_renewals(parts, renewals), name="renewals"),
+                tasks.create_task(run_sweeps(parts), name="sweeps"),
             ]
             await run_parts(parts, life, started=lambda: _started(parts, notifier), stopping=notifier.stopping)
             for task in helpers:
@@ -132,10 +135,7 @@ def watch_handlers(parts: Parts, liveness: Liveness) -> None:
         if since_s is None:
             liveness.rest(f"handler[{name}]")
         else:
-            limit_s = part.context.config.max_call_s
-            if limit_s is None:
-                limit_s = _JOURNALED_CALL_S if part.journaled else _DIRECT_CALL_S
-            liveness.beat(f"handler[{name}]", since_s, limit_s=limit_s)
+            liveness.beat(f"handler[{name}]", since_s, limit_s=part.max_call_s)
 
 
 async def beat_spool(parts: Parts, liveness: Liveness) -> None:

@@ -29,6 +29,7 @@ from gatewayd.intake import Inlet, Losses
 from gatewayd.journal import Wake
 from gatewayd.keys import KeyMaker
 from gatewayd.live import LivePublisher
+from gatewayd.models.factories import factories
 from gatewayd.models.store import ModelStore
 from gatewayd.models.view import RouteModels
 from gatewayd.mqtt.connect import client_id
@@ -46,6 +47,8 @@ from gatewayd.terms import Terms
 from gatewayd.throttle import Throttle
 
 log = structlog.get_logger(__name__)
+
+_DIRECT_CALL_S, _JOURNALED_CALL_S = 60.0, 1800.0  # where a route has no `max_call_s`; see there
 
 SourceFactory = Callable[["Ground"], Source]
 
@@ -90,6 +93,14 @@ class RoutePart:
     wake: Wake
     idle: asyncio.Event  # all that is in the journal is handled or waits in a window
     state: str = "starting"  # starting, running, waiting for its model
+
+    @property
+    def max_call_s(self) -> float:
+        """How long one call of the handler may take."""
+        limit_s = self.context.config.max_call_s
+        if limit_s is not None:
+            return limit_s
+        return _JOURNALED_CALL_S if self.journaled else _DIRECT_CALL_S
 
 
 @dataclass(slots=True)
@@ -163,7 +174,13 @@ async def build(
     built_sinks = dict(sinks) if sinks is not None else build_sinks(ground)
     routes: dict[str, RoutePart] = {}
     spool = await asyncio.to_thread(_open_spool, ground, partial(_spool_event, ground, routes))
-    models = ModelStore(ground.paths.models, config.models, telemetry.model_event, on_completion=telemetry.generated)
+    models = ModelStore(
+        ground.paths.models,
+        config.models,
+        telemetry.model_event,
+        factories=factories(ground.paths.state_dir / "cache" / "llm"),
+        on_completion=telemetry.generated,
+    )
     built_source = (source or build_source)(ground)
     live = _live(ground, built_source)
     for name, route in enabled_routes(config).items():

@@ -36,7 +36,7 @@ class Resident:
     ) -> None:
         """`open_session` gives a session and what it takes, in bytes; `may_unload`: whether it could do so again."""
         self.name = name
-        self.n_loads = 0
+        self.has_loaded = False
         self.last_used_s = 0.0
         self.expected_bytes = file_bytes  # until it was loaded once
         self._open_session = open_session
@@ -45,8 +45,9 @@ class Resident:
         self._session: Session | None = None
         self._n_in_call = 0
         self._is_loading = False
-        self._is_closed = False
+        self._closed_for: Reason | None = None
         self._past: Counter[str] = Counter()  # totals of the sessions there were
+        self._passed_on: Counter[str] = Counter()  # of them: what a newer version counts by now
         self._state = threading.Lock()  # held for moments
         self._loading = threading.Lock()  # held while it loads: minutes, for a language model on a slow card
 
@@ -78,13 +79,18 @@ class Resident:
     def close(self, reason: Reason) -> None:
         """Close the session for good, in a call or not. Calls after that raise TransientError."""
         with self._state:
-            self._is_closed = True
+            self._closed_for = reason
             session = self._let_go()
         self._end(session, reason)
 
     @property
     def is_loaded(self) -> bool:
         return self._session is not None
+
+    @property
+    def is_swapped(self) -> bool:
+        """Closed, because a newer version took its place."""
+        return self._closed_for == "swapped"
 
     @property
     def is_idle(self) -> bool:
@@ -100,20 +106,27 @@ class Resident:
         return self.expected_bytes if measured is None else int(measured)
 
     def stats(self) -> dict[str, float]:
-        """Totals over all the sessions there were, and the gauges of the one that is."""
+        """Totals over all the sessions there were, `loads` among them, and the gauges of the one that is."""
         with self._state:
             now = {} if self._session is None else self._session.stats()
-            past = self._past.copy()
-        totals = {key: float(past[key] + now.get(key, 0)) for key in {*past, *now} - GAUGES}
-        return totals | {key: value for key, value in now.items() if key in GAUGES}
+            totals = self._totals(now)
+        return {key: float(total) for key, total in totals.items()} | {key: now[key] for key in GAUGES & now.keys()}
 
-    def take_over(self, totals: Mapping[str, float]) -> None:
-        """Go on counting from what an older version had come to."""
-        self._past.update({key: int(value) for key, value in totals.items() if key not in GAUGES})
+    def take_over(self, older: "Resident") -> None:
+        """Go on counting from what an older version has come to; again, when its last call is over."""
+        with older._state:
+            totals = older._totals({} if older._session is None else older._session.stats())
+            more = totals - older._passed_on
+            older._passed_on = totals
+        with self._state:
+            self._past += more
+
+    def _totals(self, now: Mapping[str, float]) -> Counter[str]:
+        return self._past + Counter({key: int(value) for key, value in now.items() if key not in GAUGES})
 
     def _load_and_take(self) -> Session:
         with self._state:
-            if self._is_closed:
+            if self._closed_for is not None:
                 raise TransientError(f'model "{self.name}" was closed: a newer version took its place, or we stop')
             if self._session is not None:  # somebody else loaded it meanwhile
                 self._n_in_call += 1
@@ -127,7 +140,8 @@ class Resident:
         with self._state:
             self._session = session
             self._n_in_call += 1
-            self.n_loads += 1
+            self.has_loaded = True
+            self._past["loads"] += 1
             self.expected_bytes = measured_bytes
             self.last_used_s = self._residency.monotonic()
         self._residency.make_room(self, 0)
@@ -136,7 +150,7 @@ class Resident:
     def _let_go(self) -> Session | None:
         session, self._session = self._session, None
         if session is not None:
-            self._past.update({key: int(value) for key, value in session.stats().items() if key not in GAUGES})
+            self._past = self._totals(session.stats())
         return session
 
     def _end(self, session: Session | None, reason: Reason) -> bool:

@@ -77,7 +77,7 @@ class ModelStore:
         """The bundle of that name, verified. Raises ModelError when there is none or a digest does not match."""
         with self._lock:
             known = self._models.get(name)
-            if known is not None and (known.resident.n_loads or not known.is_replaced()):
+            if known is not None and (known.resident.has_loaded or not known.is_replaced()):
                 return known
             fresh = self._make(name)  # also in place of one that never loaded: nobody has a session of it
             if known is not None:
@@ -114,14 +114,8 @@ class ModelStore:
         with self._lock:
             old = self._models[fresh.name]
             self._models[fresh.name] = fresh
-            fresh.resident.take_over(old.resident.stats())
+            fresh.resident.take_over(old.resident)
         return old
-
-    def demote(self, fresh: StoredModel, old: StoredModel) -> None:
-        """Take `promote` back: a handler does not start with the new version."""
-        with self._lock:
-            self._models[old.name] = old
-        self.refuse(fresh)
 
     def refuse(self, fresh: StoredModel) -> None:
         """Let go of a version that is of no use, and do not try it again."""
@@ -132,6 +126,7 @@ class ModelStore:
     def retire(self, old: StoredModel) -> None:
         """Close the version before: its memory comes back."""
         self._shop.on_event(old.name, "swapped")
+        self.in_use()[old.name].resident.take_over(old.resident)
         old.close("swapped")
 
     def ls(self) -> Sequence[Listed]:
@@ -147,12 +142,12 @@ class ModelStore:
         `unloads_idle`, `unloads_budget`, `loaded` (0 or 1) and `memory_bytes` as of now."""
         with self._lock:
             models = list(self._models.values())
-        return {model.name: self._figures(model) for model in models if model.resident.n_loads}
+        return {model.name: self._figures(model) for model in models if model.resident.has_loaded}
 
-    def versions(self) -> Mapping[str, str]:
-        """The version in use of each model that was asked for."""
+    def in_use(self) -> Mapping[str, StoredModel]:
+        """The models that were asked for, each in the version that `get` gives."""
         with self._lock:
-            return {name: model.version for name, model in self._models.items()}
+            return dict(self._models)
 
     def close(self) -> None:
         """End every session and worker. The store may be used again; sessions are then loaded anew."""
@@ -190,7 +185,6 @@ class ModelStore:
         return resident.stats() | {
             "loaded": float(resident.is_loaded),
             "memory_bytes": float(resident.memory_bytes()),
-            "loads": float(resident.n_loads),
             "unloads_idle": float(self._unloads.get((model.name, "idle"), 0)),
             "unloads_budget": float(self._unloads.get((model.name, "budget"), 0)),
         }

@@ -140,6 +140,10 @@ class StoredModel:
     def _take(self) -> Session:
         try:
             return self.resident.take()
+        except TransientError:
+            if self.resident.is_swapped:  # whoever holds this one has missed it
+                self._shop.on_replaced(self.name)
+            raise
         except ModelError as exc:
             if not self.is_replaced():
                 raise
