@@ -57,6 +57,9 @@ _COUNTERS = (
     _counter("gatewayd.messages.dropped", "{message}", "Messages lost on purpose.", "route", "reason"),
     _counter("gatewayd.messages.buried", "{message}", "Messages put aside as dead letters.", "route", "reason"),
     _counter("gatewayd.messages.duplicates", "{message}", "Redelivered messages that had been taken before."),
+    _counter(
+        "gatewayd.batches.late", "{batch}", "Batches whose first message was answered after `batch.budget_ms`.", "route"
+    ),
     _counter("gatewayd.results.spooled", "{result}", "Results committed to the spool.", "route"),
     _counter("gatewayd.results.delivered", "{result}", "Results a sink confirmed as stored.", "sink", "route"),
     _counter(
@@ -92,6 +95,16 @@ _COUNTERS = (
     _counter("gatewayd.source.connects", "{connection}", "Connections made to the local bus."),
     _counter("gatewayd.source.losses", "{connection}", "Connections to the local bus that were lost.", "cause"),
     _counter("gatewayd.source.events", "{event}", "What else the source tells.", "event"),
+    _counter("gatewayd.audit.written", "{decision}", "Decisions handed to the disk in the audit trail."),
+    _counter("gatewayd.audit.dropped", "{decision}", "Decisions that the audit trail had no room for in memory."),
+    _counter(
+        "gatewayd.audit.events",
+        "{event}",
+        "What the audit trail tells of itself: started, stopped, failed, torn, aside, removed …",
+        "event",
+    ),
+    _counter("gatewayd.lessons.kept", "{lesson}", "What higher tiers answered, kept to learn from.", "route"),
+    _counter("gatewayd.lessons.dropped", "{lesson}", "Lessons given up.", "route", "reason"),
     _counter("gatewayd.model.events", "{event}", "Loads, crashes and restarts of models.", "model", "event"),
     _counter(
         "gatewayd.model.unloads", "{unload}", "Models unloaded: idle for long, or for the budget.", "model", "reason"

@@ -115,6 +115,10 @@ class Telemetry:
         """A handler answered a batch of `n` messages."""
         self._record("messaging.process.duration", route, seconds)
 
+    def batch_late(self, route: str) -> None:
+        """A batch's first message was answered after `batch.budget_ms`."""
+        self._counts["gatewayd.batches.late"].add((route,), 1)
+
     def process(self, route: str, messages: Sequence[RawMessage]) -> AbstractContextManager[BatchSpan]:
         """Around a handler's call: its span."""
         if self._tracer is None:
@@ -212,6 +216,20 @@ class Telemetry:
     def model_event(self, model: str, event: str) -> None:
         """A model was loaded, its worker crashed, was started …"""
         self._counts["gatewayd.model.events"].add((model, event), 1)
+
+    def audit_event(self, event: str, n: int) -> None:
+        """What the audit trail did: "written" and "dropped" count decisions, anything else is counted by its name."""
+        if event in ("written", "dropped"):
+            self._counts[f"gatewayd.audit.{event}"].add((), n)
+        else:
+            self._counts["gatewayd.audit.events"].add((event,), n)
+
+    def lessons_event(self, route: str, event: str, n: int) -> None:
+        """`n` lessons of a route were "kept", or given up for the reason `event`."""
+        if event == "kept":
+            self._counts["gatewayd.lessons.kept"].add((route,), n)
+        else:
+            self._counts["gatewayd.lessons.dropped"].add((route, event), n)
 
     def generated(self, model: str, seconds: float) -> None:
         """A language model wrote a completion. Its tokens are read by `observe_models`, not counted here."""

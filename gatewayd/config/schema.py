@@ -159,6 +159,21 @@ class Models(Section, frozen=True):
             description="How often one call may be ended between two tokens, and begun again later, because a route of a higher `priority` waits. After that it runs to its end. 0: nothing that runs is ended.",
         ),
     ] = 2
+    llm_max_prefixes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Static beginnings of prompts that a language model keeps computed; beyond it the one asked for first is given up.",
+        ),
+    ] = 16
+    llm_prefix_cache_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Disk for those computed beginnings of all models, in bytes (state folder, `cache/llm`), so that a restart does not compute them again. 0: none on disk.",
+        ),
+    ] = 268435456
     max_resident_bytes: Annotated[
         int,
         Meta(
@@ -234,6 +249,28 @@ class Audit(Section, frozen=True):
         float,
         Meta(gt=0, le=3600, description="A power cut loses at most the decisions of this long, in seconds."),
     ] = 5.0
+    max_waiting: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000000,
+            description="Decisions in memory that are not in the trail yet, as when the disk is full; beyond, new ones are dropped (counted, and told in the trail).",
+        ),
+    ] = 10000
+    max_scores: Annotated[
+        int,
+        Meta(
+            ge=1, le=10000, description="Scores kept of a decision, the highest ones; how many were left out is said."
+        ),
+    ] = 16
+    max_aside: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Trails that did not verify at a start are kept in `aside-<n>/`; of more than this the oldest is removed (told in the trail).",
+        ),
+    ] = 3
 
 
 class Handlers(Section, frozen=True):
