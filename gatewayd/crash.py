@@ -22,6 +22,9 @@ POINTS = (
     "uplink.before_send",
     "uplink.after_answer",  # the sink has stored the results; the spool does not know it yet
     "uplink.after_ack",
+    "cascade.before_ask",  # the attempt is counted, where it is one
+    "cascade.after_answer",  # the tier has answered; the journal does not know it yet
+    "cascade.after_settle",
 )
 
 _EXIT_STATUS = 137  # what a shell reports for SIGKILL

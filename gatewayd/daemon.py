@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from gatewayd.cascade.escalation import run_cascade
 from gatewayd.errors import ConfigError, ModelError, SpoolFull
 from gatewayd.intake import run_intake
 from gatewayd.journal import run_from_journal
@@ -121,6 +122,8 @@ async def run_route(parts: Parts, part: RoutePart) -> None:
             await _start_handler_patiently(parts, part)
         # A direct route works here on what an earlier config or a missing model left in its journal.
         tasks.create_task(run_from_journal(context, part.queue, part.wake, part.idle), name=f"journal[{context.name}]")
+        if (cascade := parts.cascades.parts.get(context.name)) is not None:
+            tasks.create_task(run_cascade(cascade.escalations), name=f"cascade[{context.name}]")
         part.state = "running"
 
 
@@ -192,6 +195,9 @@ async def _finish_calls(parts: Parts) -> None:
     async with asyncio.TaskGroup() as tasks:
         for name, part in parts.routes.items():
             tasks.create_task(part.context.in_call.acquire(), name=f"finish[{name}]")
+        for name, cascade in parts.cascades.parts.items():
+            for tier, call in cascade.ladder.calls.items():
+                tasks.create_task(call.acquire(), name=f"finish[{name}.{tier}]")
 
 
 async def flush_windows(parts: Parts) -> None:
@@ -236,5 +242,6 @@ async def close_parts(parts: Parts) -> None:
         await sink.close()
     for part in parts.routes.values():
         await part.context.runner.stop(HANDLER_STOP_S)
+    await parts.cascades.close()
     await asyncio.to_thread(parts.models.close)
     await parts.spool.close()

@@ -18,7 +18,7 @@ from gatewayd.payloads.paths import compile_path, follow
 from gatewayd.ports import JournalEntry, Work
 from gatewayd.queues import RouteQueue
 from gatewayd.results import dead_letter
-from gatewayd.route import RouteContext, commit, decode_all, handle, pause_before_retry
+from gatewayd.route import Outcome, RouteContext, commit, decode_all, handle, pause_before_retry
 from gatewayd.windows import Closed, Windows
 
 _PAGE = 256  # journal entries read at once
@@ -43,7 +43,7 @@ async def run_from_journal(context: RouteContext, queue: RouteQueue, wake: Wake,
         while entries := await context.spool.journal(context.name, after=after, limit=_page_size(context)):
             after = entries[-1].id
             if windows is None:
-                await _handle_entries(context, entries)
+                await _handle_entries(context, _unanswered(context, entries))
             else:
                 await _handle_closed(context, await _place(context, windows, entries))
         if wake.arrived.is_set():
@@ -52,6 +52,13 @@ async def run_from_journal(context: RouteContext, queue: RouteQueue, wake: Wake,
             await _handle_closed(context, _due(context, windows, queue, wake))
         idle.set()
         await _sleep(context, wake, windows)
+
+
+def _unanswered(context: RouteContext, entries: Sequence[JournalEntry]) -> Sequence[JournalEntry]:
+    """Without those that have an answer and wait for a better one: see gatewayd.cascade.escalation."""
+    if context.cascade is None:
+        return entries
+    return [entry for entry in entries if not context.cascade.is_waiting(entry.message)]
 
 
 def _page_size(context: RouteContext) -> int:
@@ -120,10 +127,9 @@ async def _handle_group(context: RouteContext, entries: Sequence[JournalEntry], 
         try:
             async with context.in_call:
                 await context.spool.begin(context.name, ids)
-                results, more_dead = await handle(context, pairs, window)
-                dead += more_dead
-                work = Work(route=context.name, handled=len(ids) - len(dead), results=results, done=ids, dead=dead)
-                await commit(context, work)
+                outcome = await handle(context, pairs, window)
+                outcome.dead = [*dead, *outcome.dead]
+                await commit(context, _answered(context.name, ids, outcome))
                 return
         except TransientError as error:
             reason = str(error)
@@ -132,6 +138,17 @@ async def _handle_group(context: RouteContext, entries: Sequence[JournalEntry], 
     detail = f"given up after {attempts} attempts: {reason}"
     dead += [dead_letter(context.name, raw, "attempts", detail) for raw, _ in pairs]
     await commit(context, Work(route=context.name, done=ids, dead=dead))
+
+
+def _answered(route: str, ids: Sequence[int], outcome: Outcome) -> Work:
+    return Work(
+        route=route,
+        handled=outcome.n_handled(len(ids)),
+        results=outcome.results,
+        journal=outcome.journal,
+        done=ids,
+        dead=outcome.dead,
+    )
 
 
 async def _place(context: RouteContext, windows: Windows, entries: Sequence[JournalEntry]) -> list[Closed]:

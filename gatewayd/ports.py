@@ -270,8 +270,9 @@ class TierClient(Protocol):
 class DecisionLog(Protocol):
     """Where every decision of a cascade is kept: the audit trail."""
 
-    def record(self, decision: Decision) -> None:
-        """Keep it. Called on the event loop: must not block, nor raise."""
+    def record(self, decision: Decision, *, corrects: str = "") -> None:
+        """Keep it. Called on the event loop: must not block, nor raise. `corrects`: the key of the provisional answer
+        that was open before."""
 
 
 class Clock(Protocol):

@@ -17,8 +17,10 @@ from typing import Protocol
 
 import structlog
 
-from gatewayd.answer import HandlerRunner
+from gatewayd.answer import Answer, HandlerRunner
 from gatewayd.api import Batch, Message, Window
+from gatewayd.batching import UNKNOWN, CallTimes
+from gatewayd.cascade.note import without_note
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import RejectedError, SpoolFull, TransientError
@@ -60,7 +62,25 @@ class RouteReport(Protocol):
 
     def batch_handled(self, route: str, n: int, seconds: float) -> None: ...
 
+    def batch_late(self, route: str) -> None: ...
+
     def process(self, route: str, messages: Sequence[RawMessage]) -> AbstractContextManager[ProcessSpan]: ...
+
+
+class Cascade(Protocol):
+    """The tiers of a route, as the stages see them: see gatewayd.cascade."""
+
+    def opened(self, pairs: Sequence[Pair], answer: Answer) -> list[RawMessage]:
+        """Of an answered batch the messages whose answer is provisional, as they go into the journal."""
+
+    def committed(self, work: Work) -> None:
+        """A work of the route is on disk."""
+
+    def lost(self, n: int) -> None:
+        """The spool gave up journal rows of the route."""
+
+    def is_waiting(self, raw: RawMessage) -> bool:
+        """Whether a journal row is one of an open escalation."""
 
 
 class Live(Protocol):
@@ -87,7 +107,22 @@ class RouteContext:
     tag: bytes  # see gatewayd.intake.Inlet
     terms: Terms
     crash: CrashPoint = NO_CRASH
+    calls: CallTimes = UNKNOWN  # how long a batch takes from the queue to its answer, on a direct route
     in_call: asyncio.Lock = field(default_factory=asyncio.Lock)  # held from an attempt at journal entries to its commit
+    cascade: Cascade | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of messages: their results, and of those without a last one where they went."""
+
+    results: list[NewResult] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    journal: list[RawMessage] = field(default_factory=list)  # answered for now; a better answer follows from there
+
+    def n_handled(self, n_messages: int) -> int:
+        """How many of them are done with."""
+        return n_messages - len(self.dead) - len(self.journal)
 
 
 @dataclass(slots=True)
@@ -112,7 +147,7 @@ async def run_journaling(context: RouteContext, queue: RouteQueue, arrived: asyn
     while True:
         items = await queue.take(context.config.batch)
         context.report.message_received(context.name, len(items))
-        raws = [raw for raw, _ in items if len(raw.payload) <= context.max_payload_bytes]
+        raws = [without_note(raw) for raw, _ in items if len(raw.payload) <= context.max_payload_bytes]
         dead = [_too_large(context, raw) for raw, _ in items if len(raw.payload) > context.max_payload_bytes]
         work = Work(route=context.name, received=len(items), journal=raws, dead=dead, seen=_seen(context, items))
         await _settle(context, queue, [_Handled(work, _receipts(items), len(items))])
@@ -122,14 +157,25 @@ async def run_journaling(context: RouteContext, queue: RouteQueue, arrived: asyn
 
 async def _handle_batches(context: RouteContext, queue: RouteQueue, unsettled: asyncio.Queue[_Handled]) -> None:
     while True:
-        items = await queue.take(context.config.batch)
+        items = await queue.take(context.config.batch, context.calls)
         context.report.message_received(context.name, len(items))
         # In order of arrival: what was delivered again came before what is new.
         for is_suspect, group in groupby(items, key=_is_redelivered):
             if is_suspect:
                 await _handle_suspects(context, list(group), unsettled)
             else:
-                await unsettled.put(await _handle_items(context, list(group)))
+                await unsettled.put(await _handle_in_budget(context, list(group), queue.waited_s))
+
+
+async def _handle_in_budget(context: RouteContext, items: Sequence[Item], waited_s: float) -> _Handled:
+    """Timed: the next batch is cut by how long this one took."""
+    began_s = context.clock.monotonic()
+    handled = await _handle_items(context, items)
+    took_s = context.clock.monotonic() - began_s
+    context.calls = context.calls.after(len(items), took_s)
+    if 0 < context.config.batch.budget_ms < 1000 * (waited_s + took_s):
+        context.report.batch_late(context.name)
+    return handled
 
 
 async def _handle_suspects(context: RouteContext, items: Sequence[Item], unsettled: asyncio.Queue[_Handled]) -> None:
@@ -157,14 +203,15 @@ def _is_redelivered(item: Item) -> bool:
 async def _handle_items(context: RouteContext, items: Sequence[Item]) -> _Handled:
     raws, late = context.terms.begin([raw for raw, _ in items])
     pairs, undecoded = decode_all(context, raws)
-    results, unanswered = await _handle_patiently(context, pairs)
-    dead = [*late, *undecoded, *unanswered]
+    outcome = await _handle_patiently(context, pairs)
+    outcome.dead = [*late, *undecoded, *outcome.dead]
     work = Work(
         route=context.name,
         received=len(items),
-        handled=len(items) - len(dead),
-        results=results,
-        dead=dead,
+        handled=outcome.n_handled(len(items)),
+        results=outcome.results,
+        journal=outcome.journal,
+        dead=outcome.dead,
         seen=_seen(context, items),
     )
     return _Handled(work, _receipts(items), len(items))
@@ -181,7 +228,7 @@ async def _handle_suspect(context: RouteContext, item: Item) -> _Handled:
     return await _handle_items(context, [item])
 
 
-async def _handle_patiently(context: RouteContext, pairs: Sequence[Pair]) -> tuple[list[NewResult], list[DeadLetter]]:
+async def _handle_patiently(context: RouteContext, pairs: Sequence[Pair]) -> Outcome:
     """Call again on a passing failure, `max_attempts` times in all."""
     for attempt in range(1, context.config.max_attempts + 1):
         try:
@@ -190,7 +237,7 @@ async def _handle_patiently(context: RouteContext, pairs: Sequence[Pair]) -> tup
             reason = str(error)
             if attempt < context.config.max_attempts:
                 await pause_before_retry(context, attempt, reason)
-    return [], [dead_letter(context.name, raw, "attempts", reason) for raw, _ in pairs]
+    return Outcome(dead=[dead_letter(context.name, raw, "attempts", reason) for raw, _ in pairs])
 
 
 async def pause_before_retry(context: RouteContext, attempt: int, reason: str) -> None:
@@ -220,12 +267,10 @@ def _too_large(context: RouteContext, raw: RawMessage) -> DeadLetter:
     return dead_letter(context.name, raw, "too_large", detail)
 
 
-async def handle(
-    context: RouteContext, pairs: Sequence[Pair], window: Window | None = None
-) -> tuple[list[NewResult], list[DeadLetter]]:
+async def handle(context: RouteContext, pairs: Sequence[Pair], window: Window | None = None) -> Outcome:
     """One call of the handler: its results, published live, and its dead letters. Raises TransientError."""
     if not pairs:
-        return [], []
+        return Outcome()
     messages = [message for _, message in pairs]
     batch = Batch(route=context.name, messages=messages, now=context.clock.now(), window=window)
     started_s = context.clock.monotonic()
@@ -241,7 +286,8 @@ async def handle(
     )
     if context.live is not None and results:
         await context.live(context.name, results)
-    return results, dead_letters(context.name, pairs, answer.buried)
+    opened = [] if context.cascade is None else context.cascade.opened(pairs, answer)
+    return Outcome(results, dead_letters(context.name, pairs, answer.buried), opened)
 
 
 def _traceparents(pairs: Sequence[Pair], own: str) -> dict[int, str]:
@@ -288,6 +334,8 @@ async def commit(context: RouteContext, work: Work) -> None:
     if is_held:
         log.info("spool takes messages again", route=context.name)
     _report(context, work)
+    if context.cascade is not None:
+        context.cascade.committed(work)
 
 
 def _report(context: RouteContext, work: Work) -> None:

@@ -159,6 +159,25 @@ class Telemetry:
         else:
             self._counts["gatewayd.spool.events"].add((name,), int(attributes.get("n", 1)))
 
+    # Cascade.
+
+    def decided(self, route: str, tier: str, cause: str, n: int) -> None:
+        """`n` answers of a tier were taken or handed on."""
+        self._counts["gatewayd.cascade.decisions"].add((route, tier, cause), n)
+
+    def corrected(self, route: str, outcome: str, n: int) -> None:
+        """`n` provisional answers were settled."""
+        self._counts["gatewayd.cascade.corrections"].add((route, outcome), n)
+
+    def tier_asked(self, tier: str, n: int, seconds: float) -> None:
+        """A tier was asked `n` questions at once, and answered."""
+        self._counts["gatewayd.tier.questions"].add((tier,), n)
+        self._record("gatewayd.tier.duration", tier, seconds)
+
+    def tier_silent(self, tier: str, reason: str) -> None:
+        """A tier was asked, and could not answer now."""
+        self._counts["gatewayd.tier.silences"].add((tier, reason), 1)
+
     # Uplink.
 
     def sent(self, sink: str, route: str, n: int, n_bytes: int, seconds: float) -> None:

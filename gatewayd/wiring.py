@@ -19,6 +19,7 @@ import structlog
 from gatewayd import __version__
 from gatewayd.answer import HandlerRunner
 from gatewayd.api import Handler, Models
+from gatewayd.cascading import CascadeGround, Cascades, build_cascades, build_posts, build_tier_handlers
 from gatewayd.clock import SystemClock
 from gatewayd.config import schema
 from gatewayd.config.environment import Environment, Paths, gateway_id
@@ -35,7 +36,7 @@ from gatewayd.models.view import RouteModels
 from gatewayd.mqtt.connect import client_id
 from gatewayd.mqtt.remembered import Remembered
 from gatewayd.payloads import Decoder
-from gatewayd.ports import Clock, Sink, Source
+from gatewayd.ports import Clock, Sink, Source, TierClient
 from gatewayd.queues import RouteQueue
 from gatewayd.registry import find_handlers, load_handler, make_handler
 from gatewayd.route import RouteContext
@@ -115,6 +116,7 @@ class Parts:
     router: Router[Inlet]
     sinks: dict[str, Sink]
     throttles: dict[str, Throttle]
+    cascades: Cascades
     running_config: schema.Config  # as it runs now: the one it started with plus what reloads took over
     losses: Losses = field(default_factory=lambda: Losses({}))
     started_at_s: float = 0.0  # monotonic
@@ -155,6 +157,9 @@ def build_handlers(config: schema.Config, config_dir: Path) -> dict[str, Handler
     found = find_handlers([config_dir / path for path in config.handlers.paths])
     handlers: dict[str, Handler] = {}
     for name, route in enabled_routes(config).items():
+        if route.tiers:
+            handlers[name] = build_tier_handlers(config, name, found)  # type: ignore[assignment]  # inline as they are
+            continue
         handler_class = load_handler(route.handler, found, key=f"routes.{name}.handler")
         handlers[name] = make_handler(handler_class, route.options, key=f"routes.{name}.options")
     return handlers
@@ -166,9 +171,14 @@ def enabled_routes(config: schema.Config) -> dict[str, schema.Route]:
 
 
 async def build(
-    ground: Ground, *, source: SourceFactory | None = None, sinks: Mapping[str, Sink] | None = None
+    ground: Ground,
+    *,
+    source: SourceFactory | None = None,
+    sinks: Mapping[str, Sink] | None = None,
+    clients: Mapping[str, TierClient] | None = None,
 ) -> Parts:
-    """Open the spool and build every part. Raises ConfigError before anything was changed."""
+    """Open the spool and build every part. Raises ConfigError before anything was changed. `clients`: who is asked for
+    the tiers outside of this box, in place of those of the config."""
     config, telemetry = ground.config, ground.telemetry
     handlers = build_handlers(config, ground.paths.config_dir)
     built_sinks = dict(sinks) if sinks is not None else build_sinks(ground)
@@ -185,6 +195,7 @@ async def build(
     live = _live(ground, built_source)
     for name, route in enabled_routes(config).items():
         routes[name] = _build_route(ground, name, route, handlers[name], spool, built_source, live)
+    cascades = _cascades(ground, models, routes, clients)
     return Parts(
         ground=ground,
         spool=spool,
@@ -194,15 +205,39 @@ async def build(
         router=_router(routes),
         sinks=built_sinks,
         throttles=_throttles(ground, built_sinks, spool),
+        cascades=cascades,
         running_config=config,
         started_at_s=ground.clock.monotonic(),
     )
+
+
+def _cascades(
+    ground: Ground, models: ModelStore, routes: Mapping[str, RoutePart], clients: Mapping[str, TierClient] | None
+) -> Cascades:
+    asked = build_clients(ground) if clients is None else clients
+    posts = build_posts(ground.config, asked, ground.clock, ground.telemetry)
+    base = CascadeGround(ground.config, ground.clock, ground.telemetry, models, posts)
+    return build_cascades(base, {name: part.context for name, part in routes.items()})
+
+
+def build_clients(ground: Ground) -> dict[str, TierClient]:
+    """A client for each tier outside of this box that may be asked."""
+    return {}
 
 
 def _spool_event(ground: Ground, routes: Mapping[str, RoutePart], name: str, attributes: Mapping[str, object]) -> None:
     ground.telemetry.spool_event(name, attributes)
     if name == "requeued" and (part := routes.get(str(attributes["route"]))) is not None:
         part.wake.arrived.set()
+    elif name in ("expired", "evicted") and not attributes.get("sink"):
+        _lost_messages(routes, attributes)
+
+
+def _lost_messages(routes: Mapping[str, RoutePart], attributes: Mapping[str, object]) -> None:
+    """The spool has given up rows of a route's journal."""
+    part = routes.get(str(attributes["route"]))
+    if part is not None and part.context.cascade is not None:
+        part.context.cascade.lost(int(str(attributes["n"])))
 
 
 def _open_spool(ground: Ground, on_event: Callable[[str, Mapping[str, object]], None]) -> SqliteSpool:

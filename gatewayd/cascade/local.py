@@ -1,0 +1,79 @@
+"""A slow handler on this box as a tier that escalations wait for: a language model, a large classifier.
+
+Invariants: it runs on a thread of its own, so it never holds up a message; its model is loaded when the first
+escalation comes, tried again until that works; whatever it raises is no more than no answer.
+"""
+
+from collections.abc import Callable, Sequence
+
+from gatewayd.answer import HandlerRunner
+from gatewayd.api import Batch, Handler, Message, Models
+from gatewayd.cascade.reading import Calibrations, verdict_of
+from gatewayd.cascade.verdict import Place, Question, Refusal, Verdict
+from gatewayd.errors import ConfigError, ModelError, TierUnavailable
+from gatewayd.ports import Clock
+
+_SMOOTHING = 0.2  # weight of the newest answer in `usual_latency_ms`
+
+
+class HandlerClient:
+    """Implements gatewayd.ports.TierClient around one handler, for one route."""
+
+    place: Place = "gateway"
+
+    def __init__(
+        self,
+        name: str,
+        route: str,
+        handler: Handler,
+        models: Callable[[], Models],
+        clock: Clock,
+        started: Callable[[Calibrations], None],
+    ) -> None:
+        """`started` is told how the models are calibrated that the handler asked for."""
+        self.name = name
+        self.usual_latency_ms: float | None = None
+        self.runner = HandlerRunner(f"{route}.{name}", handler)
+        self._route = route
+        self._models = models
+        self._clock = clock
+        self._started = started
+        self._calibrations: Calibrations | None = None
+
+    async def start(self) -> None:
+        """Start the handler, the first time. Raises TierUnavailable: its model cannot be loaded now."""
+        if self._calibrations is not None:
+            return
+        calibrations = Calibrations(self._models())
+        try:
+            await self.runner.start(calibrations)
+        except (ModelError, ConfigError) as error:
+            raise TierUnavailable(f"its handler does not start: {error}") from error
+        self._calibrations = calibrations
+        self._started(calibrations)
+
+    async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict | Refusal]:
+        """See ports.TierClient. Raises TransientError when the handler does."""
+        assert self._calibrations is not None
+        messages = [Message(topic=one.topic, value=one.value, time=one.time, key=one.key) for one in questions]
+        batch = Batch(route=self._route, messages=messages, now=self._clock.now())
+        started_s = self._clock.monotonic()
+        answer = await self.runner.answer(batch)
+        each_ms = (self._clock.monotonic() - started_s) * 1000 / len(messages)
+        self._remember(each_ms)
+        given: dict[int, Verdict | Refusal] = {
+            id(one.message): Refusal(reason=one.reason, detail=one.detail) for one in answer.buried
+        }
+        for result, _ in answer.results:
+            verdict = verdict_of(self.name, result.kind, result.data, self._calibrations)
+            if verdict is not None and result.message is not None:
+                given.setdefault(id(result.message), verdict)
+        silent = Refusal(reason="no_answer", detail="the handler gave no label")
+        return [given.get(id(message), silent) for message in messages]
+
+    async def close(self) -> None:
+        """Nothing to let go of: the runner is stopped with its route."""
+
+    def _remember(self, took_ms: float) -> None:
+        usual_ms = self.usual_latency_ms
+        self.usual_latency_ms = took_ms if usual_ms is None else usual_ms + _SMOOTHING * (took_ms - usual_ms)

@@ -1,0 +1,112 @@
+"""A tier that escalations wait for: whether it answers now, and when it is to be asked again.
+
+Invariants: one that is away is asked with full jitter, never before its own `Retry-After`, for ever; all routes that
+ask it share what is known of it, so that a cloud that comes back is not stormed by one route while another waits.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from gatewayd.cascade.verdict import Question, Refusal, Verdict
+from gatewayd.errors import TierMisconfigured, TierSpent, TransientError
+from gatewayd.ports import Clock, Draw, TierClient
+from gatewayd.retry import full_jitter_s
+
+log = structlog.get_logger(__name__)
+
+_LEAST_S = 0.05  # a draw of 0 must not make a loop that never sleeps
+
+
+class PostReport(Protocol):
+    """What a post tells telemetry."""
+
+    def tier_asked(self, tier: str, n: int, seconds: float) -> None: ...
+
+    def tier_silent(self, tier: str, reason: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Post:
+    """One tier, shared by the routes that ask it."""
+
+    client: TierClient
+    clock: Clock
+    draw: Draw
+    report: PostReport
+    max_batch: int = 16
+    retry_max_s: float = 300.0
+    counts_attempts: bool = False  # a handler on this box: it may kill the process, so attempts are counted on disk
+    start: Callable[[], Awaitable[None]] | None = None  # to be called before questions, cheap when it was
+    failures: int = 0  # in a row
+    _due_at_s: float = field(default=float("-inf"))
+    _spent_until_s: float = field(default=float("-inf"))
+
+    @property
+    def name(self) -> str:
+        """The tier's name in the config."""
+        return self.client.name
+
+    @property
+    def usual_latency_ms(self) -> float:
+        """What its answers took of late; 0 while nobody knows."""
+        return self.client.usual_latency_ms or 0.0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether its budget of the day was found spent."""
+        return self.clock.monotonic() < self._spent_until_s
+
+    @property
+    def state(self) -> str:
+        """For people."""
+        if self.is_spent:
+            return "over its budget"
+        return "away" if self.failures else "answers"
+
+    def wait_s(self) -> float:
+        """How long it is not to be asked, in seconds; 0: now."""
+        now_s = self.clock.monotonic()
+        return max(0.0, self._due_at_s - now_s, self._spent_until_s - now_s)
+
+    async def prepare(self) -> None:
+        """Before a question: what takes long the first time, and is no attempt. Raises TransientError."""
+        if self.start is None:
+            return
+        try:
+            await self.start()
+        except TransientError as error:
+            self._failed(error)
+            raise
+
+    async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict | Refusal]:
+        """Its answers, one a question. Raises TransientError: it is to be asked again when `wait_s` is over."""
+        started_s = self.clock.monotonic()
+        try:
+            answers = await self.client.ask(questions)
+        except TierSpent as error:
+            self._spent_until_s = self.clock.monotonic() + max(_LEAST_S, error.retry_after_s or 0.0)
+            self.report.tier_silent(self.name, "spent")
+            log.warning("tier's budget of the day is spent", tier=self.name, for_s=round(error.retry_after_s or 0.0, 1))
+            raise
+        except TransientError as error:
+            self._failed(error)
+            raise
+        self.report.tier_asked(self.name, len(questions), self.clock.monotonic() - started_s)
+        if self.failures:
+            log.info("tier answers again", tier=self.name, attempts=self.failures)
+        self.failures = 0
+        return answers
+
+    def _failed(self, error: TransientError) -> None:
+        self.failures += 1
+        asked_s = getattr(error, "retry_after_s", None)
+        jitter_s = full_jitter_s(self.failures, draw=self.draw(), cap_s=self.retry_max_s)
+        delay_s = max(_LEAST_S, asked_s if asked_s is not None else jitter_s)
+        self._due_at_s = self.clock.monotonic() + delay_s
+        self.report.tier_silent(self.name, type(error).__name__)
+        say = log.error if isinstance(error, TierMisconfigured) else log.warning
+        if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th, 8th … in a row: said ever more rarely
+            say("tier does not answer", tier=self.name, cause=str(error), attempts=self.failures, delay_s=delay_s)

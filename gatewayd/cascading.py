@@ -1,0 +1,209 @@
+"""The wiring of cascades: a route's tiers, built. Knows concrete classes, as `gatewayd.wiring` does.
+
+Invariant: a tier outside of this box has one client and one state for all the routes that ask it; a handler belongs to
+one route, for it may keep state.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gatewayd.api import Handler, Models
+from gatewayd.cascade.escalation import Escalations, Redact
+from gatewayd.cascade.handler import CascadeHandler
+from gatewayd.cascade.ladder import FarTier, Ladder, LocalTier, Tier
+from gatewayd.cascade.local import HandlerClient
+from gatewayd.cascade.policy import Rules, is_within
+from gatewayd.cascade.post import Post
+from gatewayd.cascade.reading import Calibrations
+from gatewayd.config import schema
+from gatewayd.config.tiers import HandlerTier, RemoteTier
+from gatewayd.errors import ConfigError
+from gatewayd.models.view import RouteModels
+from gatewayd.ports import Clock, DecisionLog, TierClient
+from gatewayd.registry import Found, load_handler, make_handler
+from gatewayd.route import RouteContext
+from gatewayd.telemetry import Telemetry
+from gatewayd.terms import Terms
+
+HANDLER_STOP_S = 2.0
+_LOCAL_BATCH = 8  # questions that a slow handler gets at once: a language model writes several answers side by side
+
+
+def build_tier_handlers(config: schema.Config, name: str, found: Mapping[str, Found]) -> CascadeHandler:
+    """The handlers of a route's tiers. Raises ConfigError naming the key that is wrong."""
+    fast: list[LocalTier] = []
+    slow: list[LocalTier] = []
+    for index, tier_name in enumerate(config.routes[name].tiers):
+        tier = config.tiers[tier_name]
+        if not isinstance(tier, HandlerTier):
+            if index == 0:
+                raise ConfigError(f"routes.{name}.tiers", f"the first tier must be a handler: `{tier_name}` is none")
+            continue
+        key = f"tiers.{tier_name}"
+        handler = make_handler(
+            load_handler(tier.handler, found, key=f"{key}.handler"), tier.options, key=f"{key}.options"
+        )
+        made = _local(tier_name, tier, handler)
+        is_fast = not handler.journaled and len(fast) == index
+        if not fast and not is_fast:
+            problem = f"the first tier must answer in milliseconds: `{tier.handler}` works from the journal"
+            raise ConfigError(f"routes.{name}.tiers", problem)
+        if not is_fast and getattr(handler, "stateful", False):
+            problem = f"`{tier_name}` keeps state and must see every message: put it before slow tiers and far ones"
+            raise ConfigError(f"routes.{name}.tiers", problem)
+        (fast if is_fast else slow).append(made)
+    return CascadeHandler(fast, slow)
+
+
+def _local(name: str, tier: HandlerTier, handler: Handler) -> LocalTier:
+    abstain = (tier.abstain[0], tier.abstain[1]) if tier.abstain else None
+    return LocalTier(name, handler, accept=tier.accept, max_novelty=tier.max_novelty, abstain=abstain)
+
+
+def rules_of(route: schema.Route) -> Rules:
+    """What a route says about escalating. What expires by `ttl_s` is not worth an answer either."""
+    escalation = route.escalation
+    return Rules(
+        privacy=escalation.privacy,
+        max_latency_ms=escalation.max_latency_ms,
+        max_age_s=min(escalation.max_age_s, route.ttl_s or escalation.max_age_s),
+        when_spent=escalation.when_spent,
+        max_waiting=escalation.max_waiting,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CascadePart:
+    """A route's cascade, built and not yet running."""
+
+    ladder: Ladder
+    escalations: Escalations
+    slow: Sequence[HandlerClient]  # slow handlers on this box
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeGround:
+    """What every cascade is built on."""
+
+    config: schema.Config
+    clock: Clock
+    telemetry: Telemetry
+    models: Models
+    posts: Mapping[str, Post]  # of the tiers outside of this box
+    log: DecisionLog | None = None
+
+
+@dataclass(slots=True)
+class Cascades:
+    """The cascades of a daemon, by route, and what they share."""
+
+    parts: dict[str, CascadePart]
+    posts: Mapping[str, Post]
+
+    async def close(self) -> None:
+        """Let go of connections, and stop the slow handlers."""
+        for post in self.posts.values():
+            await post.client.close()
+        for part in self.parts.values():
+            for client in part.slow:
+                await client.runner.stop(HANDLER_STOP_S)
+
+
+def build_cascades(ground: CascadeGround, contexts: Mapping[str, RouteContext]) -> Cascades:
+    """A cascade for each route with tiers; its handler and its stages take part in it from now on."""
+    parts = {
+        name: _build_cascade(ground, context, context.runner.handler)
+        for name, context in contexts.items()
+        if isinstance(context.runner.handler, CascadeHandler)
+    }
+    return Cascades(parts, ground.posts)
+
+
+def _build_cascade(ground: CascadeGround, context: RouteContext, handler: CascadeHandler) -> CascadePart:
+    slow = {tier.name: tier for tier in handler.slow}
+    clients: list[HandlerClient] = []
+    tiers: list[Tier] = [*handler.fast]
+    for name in context.config.tiers:
+        if name in slow:
+            client = _client(ground, context, slow[name])
+            slow[name].post = _local_post(ground, context.config, client)
+            clients.append(client)
+            tiers.append(slow[name])
+        elif (far := _far(ground, name, context.config)) is not None:
+            tiers.append(far)
+    log = ground.log if context.config.escalation.audit else None
+    ladder = Ladder(context.name, rules_of(context.config), tiers, ground.telemetry, ground.clock, log=log)
+    handler.bind(ladder)
+    context.cascade = ladder
+    return CascadePart(ladder, Escalations(context, ladder, redaction(context.config.escalation.redact)), clients)
+
+
+def _far(ground: CascadeGround, name: str, route: schema.Route) -> FarTier | None:
+    """A tier outside of this box; None for a handler, and (in a replay) for one that there is nobody to ask for."""
+    tier, post = ground.config.tiers[name], ground.posts.get(name)
+    if isinstance(tier, HandlerTier) or (post is None and is_within(route.escalation.privacy, tier.place)):
+        return None
+    return FarTier(name, tier.place, post, accept=tier.accept)
+
+
+def _client(ground: CascadeGround, context: RouteContext, tier: LocalTier) -> HandlerClient:
+    def started(calibrations: Calibrations) -> None:
+        tier.calibrations = calibrations
+
+    # Without the route's deadline: that was for the first answer, which is out.
+    terms = Terms(context.name, context.config.priority, None, ground.clock)
+    models = RouteModels(ground.models, terms)
+    return HandlerClient(tier.name, context.name, tier.handler, lambda: models, ground.clock, started)
+
+
+def _local_post(ground: CascadeGround, route: schema.Route, client: HandlerClient) -> Post:
+    return Post(
+        client,
+        ground.clock,
+        random.random,
+        ground.telemetry,
+        max_batch=_LOCAL_BATCH,
+        retry_max_s=route.retry_s,
+        counts_attempts=True,
+        start=client.start,
+    )
+
+
+def redaction(patterns: Sequence[str]) -> Redact:
+    """What is done to a payload before it leaves the box."""
+    if not patterns:
+        return _as_it_is
+    from gatewayd.cascade.redact import Redactor
+
+    return Redactor(patterns)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def build_posts(
+    config: schema.Config, clients: Mapping[str, TierClient], clock: Clock, telemetry: Telemetry
+) -> dict[str, Post]:
+    """What is known of each tier outside of this box, shared by the routes."""
+    posts: dict[str, Post] = {}
+    for name, client in clients.items():
+        tier = config.tiers[name]
+        assert not isinstance(tier, HandlerTier)
+        posts[name] = Post(
+            client, clock, random.random, telemetry, max_batch=tier.max_batch, retry_max_s=tier.retry_max_s
+        )
+    return posts
+
+
+def asked_tiers(config: schema.Config) -> Mapping[str, RemoteTier]:
+    """The tiers outside of this box that an enabled route may ask, by its `privacy`: no other gets a client."""
+    found: dict[str, RemoteTier] = {}
+    for route in config.routes.values():
+        for name in route.tiers if route.enabled else ():
+            tier = config.tiers[name]
+            if not isinstance(tier, HandlerTier) and is_within(route.escalation.privacy, tier.place):
+                found[name] = tier
+    return found
