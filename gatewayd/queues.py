@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gatewayd.batching import cut
+from gatewayd.batching import UNKNOWN, CallTimes, cut
 from gatewayd.config.schema import BatchLimits
 from gatewayd.ports import RawMessage
 
@@ -46,7 +46,8 @@ class RouteQueue:
         self._n_bytes = 0
         self._is_pressed = False  # something did not fit since the last batch: the reader waits for no more
         self._monotonic = monotonic
-        self._since_s = 0.0  # when the first of those waiting arrived
+        self._since_s: deque[float] = deque()  # when each of those waiting arrived
+        self.waited_s = 0.0  # how long the first of the batch taken last had waited
         self._items: deque[Item] = deque()
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
@@ -86,9 +87,8 @@ class RouteQueue:
                 self._arrived.set()
                 return (True, [*dropped, message]) if message.qos == 0 else (False, dropped)
             dropped.append(oldest)
-        if not self._items:
-            self._since_s = self._monotonic()
         self._items.append(item)
+        self._since_s.append(self._monotonic())
         self._n_bytes += size
         self._n_qos0 += message.qos == 0
         if self._is_pressed or len(self._items) >= min(self._wanted, self._max):
@@ -106,7 +106,7 @@ class RouteQueue:
             return None
         for index, (message, _) in enumerate(self._items):
             if message.qos == 0:
-                del self._items[index]
+                del self._items[index], self._since_s[index]
                 self._n_qos0 -= 1
                 self._n_bytes -= len(message.payload)
                 return message
@@ -117,24 +117,26 @@ class RouteQueue:
         self._taken.clear()
         await self._taken.wait()
 
-    async def take(self, limits: BatchLimits) -> list[Item]:
+    async def take(self, limits: BatchLimits, calls: CallTimes = UNKNOWN) -> list[Item]:
         """The next batch: see gatewayd.batching."""
         while True:
             max_waiting = len(self._items) if self._is_pressed else self._max
-            decision = cut(len(self._items), self._monotonic() - self._since_s, limits, max_waiting=max_waiting)
+            waited_s = self._monotonic() - self._since_s[0] if self._since_s else 0.0
+            decision = cut(len(self._items), waited_s, limits, max_waiting=max_waiting, calls=calls)
             if decision.n_take:
+                self.waited_s = waited_s
                 return self._take(decision.n_take)
             self._wanted = limits.max_messages if self._items else 1
             await self._more(decision.wait_s)
 
     def _take(self, n_items: int) -> list[Item]:
         batch = [self._items.popleft() for _ in range(n_items)]
+        for _ in range(n_items):
+            self._since_s.popleft()
         self._n_qos0 -= sum(message.qos == 0 for message, _ in batch)
         self._n_bytes -= sum(len(message.payload) for message, _ in batch)
         self._is_pressed = False
         self._in_hand += n_items
-        # Those left behind count as arrived now: more than a batch was waiting, so the next is nearly full anyway.
-        self._since_s = self._monotonic()
         self._taken.set()
         return batch
 

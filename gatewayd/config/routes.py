@@ -62,6 +62,14 @@ class BatchLimits(Section, frozen=True):
         float,
         Meta(ge=0, le=60000, description="Longest wait for a batch to fill, in milliseconds. 0: take what is there."),
     ] = 0.0
+    budget_ms: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60000,
+            description="Longest time from a message's arrival to its answer, in milliseconds, by which a direct route cuts its batches: no longer wait and no more messages than the handler can answer in what is left for the first. A message that is late all the same is answered, and counted. 0: none.",
+        ),
+    ] = 0.0
 
 
 class WindowLimits(Section, frozen=True):

@@ -5,6 +5,7 @@ import asyncio
 from gatewayd.config.schema import BatchLimits
 from gatewayd.ports import RawMessage
 from gatewayd.queues import Item, Receipt, RouteQueue
+from gatewayd.testing import FakeClock
 
 
 def item(name: str, qos: int = 1, n_bytes: int = 0) -> Item:
@@ -157,3 +158,34 @@ def test_a_receipt_goes_back_after_the_last_route() -> None:
 
     assert not receipt.passed()
     assert receipt.passed()
+
+
+async def test_those_left_behind_keep_the_time_they_have_waited() -> None:
+    clock = FakeClock()
+    queue = RouteQueue(10, monotonic=clock.monotonic)
+    for name in "abc":
+        queue.offer(item(name))
+        clock.advance(1.0)
+
+    first = await queue.take(BatchLimits(max_messages=2))
+    waited_s = [queue.waited_s]
+    clock.advance(1.0)
+    second = await queue.take(BatchLimits(max_messages=2))
+    waited_s.append(queue.waited_s)
+
+    assert (names(first), names(second)) == (["a", "b"], ["c"])
+    assert waited_s == [3.0, 2.0]
+
+
+async def test_a_dropped_message_takes_its_time_of_arrival_with_it() -> None:
+    clock = FakeClock()
+    queue = RouteQueue(2, monotonic=clock.monotonic)
+    queue.offer(item("a", 0))
+    clock.advance(1.0)
+    queue.offer(item("b", 1))
+    clock.advance(1.0)
+    queue.offer(item("c", 1))
+
+    await queue.take(BatchLimits())
+
+    assert queue.waited_s == 1.0

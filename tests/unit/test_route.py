@@ -317,3 +317,21 @@ async def test_without_spans_of_our_own_a_result_keeps_the_context_its_message_c
         await rig.acked(2)
 
         assert [result.traceparent for result in await rig.stored()] == [theirs, ""]
+
+
+async def test_a_batch_whose_first_message_is_answered_after_its_budget_is_counted(tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    def slow(batch: Batch) -> list[Result]:
+        clock._time += 2.0  # while it is called: nobody else runs
+        return echo(batch)
+
+    keys = {"late": {"batch": {"budget_ms": 1000.0}}, "none": {}, "ample": {"batch": {"budget_ms": 60_000.0}}}
+    handlers = {name: Scripted(slow, inline=True) for name in keys}
+    async with stages(tmp_path, handlers, keys, clock=clock) as rig:
+        rig.send(1)
+        await rig.acked(1)
+
+        late = {name: rig.telemetry.total("gatewayd.batches.late", name) for name in keys}
+
+    assert late == {"late": 1.0, "none": 0.0, "ample": 0.0}

@@ -39,6 +39,7 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.duplicates(1)
     telemetry.spooled("a", 2)
     telemetry.batch_handled("a", 2, 0.02)
+    telemetry.batch_late("a")
     telemetry.live_published("a", 2)
     telemetry.live_failed("a", 1)
     telemetry.spool_event("commit", {"works": 2, "results": 2, "bytes": 100, "seconds": 0.002})
