@@ -4,6 +4,7 @@ Invariant: a runtime's library is imported when the first bundle that needs it i
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -53,10 +54,18 @@ def _load_onnx(bundle: Bundle, verify: Verify, config: schema.Models, _on_event:
     return load(bundle, verify(), config)
 
 
-def _load_worker(bundle: Bundle, verify: Verify, config: schema.Models, on_event: OnEvent) -> Session:
+def _load_worker(
+    bundle: Bundle, verify: Verify, config: schema.Models, on_event: OnEvent, *, cache_dir: Path | None = None
+) -> Session:
     from gatewayd.runtimes.worker import load
 
-    return load(bundle, verify, config, on_event)
+    return load(bundle, verify, config, on_event, cache_dir)
 
 
 FACTORIES: Mapping[Runtime, Factory] = {"onnx": _load_onnx, "xllamacpp": _load_worker, "llama_cpp": _load_worker}
+
+
+def factories(cache_dir: Path) -> Mapping[Runtime, Factory]:
+    """FACTORIES, with a folder for what language models compute once and use again after a restart."""
+    load_worker = partial(_load_worker, cache_dir=cache_dir)
+    return {**FACTORIES, "xllamacpp": load_worker, "llama_cpp": load_worker}

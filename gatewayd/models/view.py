@@ -8,7 +8,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from gatewayd.api import Completion, Model, Models, TensorSession, TextSession
+from gatewayd.api import Completion, LabelScores, Model, Models, TensorSession, TextSession
 from gatewayd.errors import TransientError
 
 _TIMEOUT_S = 120.0  # of who says nothing: api.TextSession.complete
@@ -81,6 +81,14 @@ class RouteText:
     def complete(self, prompt: str, **options: Any) -> Completion:
         """See api.TextSession. Raises TransientError when the route's deadline has passed."""
         return self._call("complete", prompt, **options)  # type: ignore[no-any-return]
+
+    def label_scores(self, prompt: str, labels: Sequence[str], **options: Any) -> LabelScores:
+        """See api.TextSession. Raises TransientError when the route's deadline has passed."""
+        return self._call("label_scores", prompt, labels, **options)  # type: ignore[no-any-return]
+
+    def keep_prefix(self, text: str) -> None:
+        """See api.TextSession."""
+        self._session.keep_prefix(text)
 
     def count_tokens(self, text: str) -> int:
         """See api.TextSession."""

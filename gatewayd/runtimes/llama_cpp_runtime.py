@@ -17,6 +17,8 @@ class LlamaCppBackend:
     """Implements worker_main.Backend."""
 
     parallel = 1
+    prefixes_restored = 0
+    prefixes_computed = 0
 
     def __init__(self, library: Any, llama: Any) -> None:
         self.context_tokens: int = llama.n_ctx()

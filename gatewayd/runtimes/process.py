@@ -43,6 +43,7 @@ class WorkerProcess:
         self.context_tokens = 0
         self.parallel = 1
         self.load_s = 0.0
+        self.ready: Ready | None = None  # what it said when it was
         self._name = name
         self._load = load
         self._on_end = on_end
@@ -163,6 +164,7 @@ class WorkerProcess:
             while (reply := link.receive()) is not None:
                 if isinstance(reply, Ready):
                     self.context_tokens, self.parallel = reply.context_tokens, reply.parallel
+                    self.ready = reply
                     self._ready.set_result(None)
                     continue
                 with self._state:

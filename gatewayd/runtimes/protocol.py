@@ -39,6 +39,11 @@ class Load(_Frame, frozen=True):
     max_memory_bytes: int  # RLIMIT_AS; 0: none
     scratch_dir: str  # a folder of the worker's own (mode 0700), removed by the daemon
     place: Place = Place()
+    identity: str = ""  # of the model's file and options: what a computed state depends on
+    cache_dir: str = ""  # where the states of static prompts are kept over restarts; "": nowhere
+    max_cache_bytes: int = 256 << 20  # of those, or of the states kept while the worker lives
+    max_prefixes: int = 16
+    prefixes: list[str] = []  # static prompts, to be computed before the first call
 
 
 class Complete(_Frame, frozen=True):
@@ -53,6 +58,23 @@ class Complete(_Frame, frozen=True):
     temperature: float
     seed: int
     deadline_s: float  # on the machine's monotonic clock, which both ends share
+
+
+class Score(_Frame, frozen=True):
+    """Daemon to worker: how probable is each of `labels` as the continuation of `prompt`?"""
+
+    id: int
+    prompt: str
+    labels: list[str]
+    deadline_s: float
+
+
+class Keep(_Frame, frozen=True):
+    """Daemon to worker: prompts will begin with `text`."""
+
+    id: int
+    text: str
+    deadline_s: float
 
 
 class Count(_Frame, frozen=True):
@@ -86,6 +108,8 @@ class Ready(_Frame, frozen=True):
 
     context_tokens: int
     parallel: int  # how many completions may run at once
+    prefixes_restored: int = 0  # of Load.prefixes: read from a file
+    prefixes_computed: int = 0
 
 
 class Completed(_Frame, frozen=True):
@@ -97,6 +121,22 @@ class Completed(_Frame, frozen=True):
     tokens_out: int
     tokens_cached: int
     finish: str
+
+
+class Scored(_Frame, frozen=True):
+    """Worker to daemon: the answer to Score; one probability a label, in order, together 1."""
+
+    id: int
+    probabilities: list[float]
+    tokens_in: int
+    tokens_cached: int
+
+
+class Kept(_Frame, frozen=True):
+    """Worker to daemon: the answer to Keep."""
+
+    id: int
+    is_restored: bool  # read from a file, not computed
 
 
 class Number(_Frame, frozen=True):
@@ -120,9 +160,10 @@ class Cancelled(_Frame, frozen=True):
     id: int
 
 
-Call = Complete | Count | Ping | Stats
+Slotted = Complete | Score | Keep  # what takes a slot, and can be ended by Cancel
+Call = Slotted | Count | Ping | Stats
 Request = Load | Call | Cancel
-Reply = Ready | Completed | Number | Refused | Cancelled
+Reply = Ready | Completed | Scored | Kept | Number | Refused | Cancelled
 
 
 IsCancelled = Callable[[], bool]  # in the worker: whether the call at hand shall end between two tokens

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+import msgspec
 import structlog
 
 from gatewayd.config import schema
@@ -50,6 +51,7 @@ class Supervisor:
         self._backoff = Backoff(_FIRST_PAUSE_S, config.worker_restart_max_s, _STABLE_S)
         self._not_before_s = 0.0
         self._counts: Counter[str] = Counter()
+        self._prefixes: tuple[str, ...] = ()
         self._starting = threading.Lock()  # held while the worker is started: others wait for the same one
         self._counting = threading.Lock()
         self._closing = threading.Event()
@@ -74,6 +76,15 @@ class Supervisor:
             stats["load_s"] = worker.load_s
             stats["resident_bytes"] = float(worker.resident_bytes())
         return stats
+
+    def remember(self, prefix: str) -> bool:
+        """Have every worker that is started compute this static prompt first; False when that is known. Beyond
+        `llm_max_prefixes` the one remembered for the longest is forgotten."""
+        with self._counting:
+            if prefix in self._prefixes:
+                return False
+            self._prefixes = (*self._prefixes, prefix)[-self._config.llm_max_prefixes :]
+            return True
 
     def count(self, **counts: int) -> None:
         """Add to the figures of `stats`."""
@@ -149,6 +160,7 @@ class Supervisor:
             raise WorkerCrashed(f'model "{self._name}" is closed')
 
     def _start(self, load: Load) -> WorkerProcess:
+        load = msgspec.structs.replace(load, prefixes=list(self._prefixes))
         worker = WorkerProcess(self._name, load, on_end=self._crashed)
         self._launching = worker
         try:
@@ -156,6 +168,10 @@ class Supervisor:
         finally:
             self._launching = None
         self.count(starts=1)
+        if worker.ready is not None:
+            self.count(
+                prefixes_restored=worker.ready.prefixes_restored, prefixes_computed=worker.ready.prefixes_computed
+            )
         self._backoff.connected(time.monotonic())
         self._on_event("worker_started")
         log.info("worker started", model=self._name, pid=worker.pid, load_s=round(worker.load_s, 2))

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 
-from gatewayd.api import Completion
+from gatewayd.api import Completion, LabelScores
 from gatewayd.config import schema
-from gatewayd.errors import ModelError, TransientError
+from gatewayd.errors import GatewaydError, ModelError, TransientError
 from gatewayd.models.bundle import Bundle
 from gatewayd.runtimes.options import TextOptions
 from gatewayd.runtimes.process import WorkerProcess
@@ -27,16 +28,23 @@ from gatewayd.runtimes.protocol import (
     Complete,
     Completed,
     Count,
+    Keep,
+    Kept,
     Load,
     Number,
     Ping,
     Place,
     Reply,
+    Score,
+    Scored,
+    Slotted,
     Stats,
 )
 from gatewayd.runtimes.scheduler import Scheduler
 from gatewayd.runtimes.slots import SlotLimits, Ticket
 from gatewayd.runtimes.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
 
 _SMALL_CALL_S = 30.0  # counting tokens, asking for figures
 _PRIORITY = 4  # of who says nothing, as of a route
@@ -49,7 +57,7 @@ class WorkerTextSession:
     long each completion took, in seconds, waiting for a slot included.
     """
 
-    scheduled = frozenset({"complete"})  # the methods that wait for a slot, and so take a `priority`
+    scheduled = frozenset({"complete", "label_scores"})  # the methods that wait for a slot, and so take a `priority`
     context_tokens: int
     on_completion: Callable[[float], None]
 
@@ -66,6 +74,7 @@ class WorkerTextSession:
         Raises ModelError when the model does not load within `worker_start_s`.
         """
         self._name = name
+        self._config = config
         self.on_completion = lambda _seconds: None
         self._ids = itertools.count(1)
         self._supervisor = Supervisor(name, load, config, on_event, draw)
@@ -125,6 +134,34 @@ class WorkerTextSession:
             finish=reply.finish,
         )
 
+    def label_scores(
+        self, prompt: str, labels: Sequence[str], *, timeout_s: float = 120.0, priority: int = _PRIORITY
+    ) -> LabelScores:
+        """See api.TextSession; time-out, priority and errors as of `complete`."""
+        started_s = time.monotonic()
+        request = Score(id=0, prompt=prompt, labels=list(labels), deadline_s=started_s + timeout_s)
+        reply = self._scheduled(request, len(prompt.encode()), priority)
+        if not isinstance(reply, Scored):
+            raise TransientError(f'model "{self._name}": the worker answered {type(reply).__name__} to labels')
+        self._supervisor.count(calls=1, tokens_in=reply.tokens_in, tokens_cached=reply.tokens_cached)
+        self.on_completion(time.monotonic() - started_s)
+        scores = dict(zip(labels, reply.probabilities, strict=True))
+        return LabelScores(scores=scores, tokens_in=reply.tokens_in, tokens_cached=reply.tokens_cached)
+
+    def keep_prefix(self, text: str) -> None:
+        """See api.TextSession: computed now, and by every worker that is started, before it takes calls."""
+        if not self._supervisor.remember(text):
+            return
+        deadline_s = time.monotonic() + self._config.worker_start_s
+        try:
+            reply = self._scheduled(Keep(id=0, text=text, deadline_s=deadline_s), len(text.encode()), _PRIORITY)
+        except GatewaydError as exc:
+            log.warning("a static prompt is not kept computed", model=self._name, cause=str(exc))
+            return
+        if isinstance(reply, Kept):
+            self._supervisor.count(prefixes_restored=reply.is_restored, prefixes_computed=not reply.is_restored)
+            log.info("a static prompt is kept computed", model=self._name, restored=reply.is_restored)
+
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` takes as a prompt. Raises WorkerCrashed or TransientError."""
         return self._number(lambda call_id: Count(id=call_id, text=text))
@@ -139,7 +176,8 @@ class WorkerTextSession:
         return self._supervisor.pid
 
     def stats(self) -> Mapping[str, float]:
-        """`starts`, `crashes`, `timeouts`, `calls`, `failures`, `tokens_in`, `tokens_out`, `tokens_cached` so far,
+        """`starts`, `crashes`, `timeouts`, `calls`, `failures`, `tokens_in`, `tokens_out`, `tokens_cached`,
+        `prefixes_restored` and `prefixes_computed` (static prompts) so far,
         `load_s` and `resident_bytes` of the worker that lives, and those of Scheduler.stats. Never starts one."""
         return {**self._supervisor.stats(), **self._scheduler.stats()}
 
@@ -158,7 +196,7 @@ class WorkerTextSession:
             raise TransientError(f'model "{self._name}": the worker answered {type(reply).__name__} to a question')
         return reply.value
 
-    def _scheduled(self, request: Complete, size_bytes: int, priority: int) -> Reply:
+    def _scheduled(self, request: Slotted, size_bytes: int, priority: int) -> Reply:
         """The worker's reply, once there is a slot; asked again after it had to give way."""
         deadline_s = request.deadline_s
         ticket = Ticket(priority=priority, deadline_s=deadline_s, arrival=next(self._ids), size_bytes=size_bytes)
@@ -187,8 +225,10 @@ def load(
     verify: Callable[[], Mapping[str, Path]],
     config: schema.Models,
     on_event: Callable[[str, str], None],
+    cache_dir: Path | None = None,
 ) -> WorkerTextSession:
-    """Start a worker with the bundle's model. Raises ModelError when it does not load."""
+    """Start a worker with the bundle's model; `cache_dir` is for what it computes once. Raises ModelError when it does
+    not load."""
     manifest = bundle.manifest
     options = bundle.options
     if not isinstance(options, TextOptions):
@@ -196,6 +236,8 @@ def load(
     place = Place(nice=config.worker_nice, policy=config.worker_policy, cpus=cores(config.worker_cpus))
     n_cores = len(place.cpus) or max(1, len(os.sched_getaffinity(0)) - 1)
     n_threads = options.threads or config.llm_threads or n_cores
+    digests = " ".join(entry.sha256 for entry in manifest.files)
+    identity = f"{manifest.runtime} {digests} {msgspec.json.encode(options).decode()}"
 
     def what() -> Load:
         return Load(
@@ -205,6 +247,10 @@ def load(
             threads=n_threads,
             max_memory_bytes=config.worker_memory_bytes,
             scratch_dir="",
+            identity=identity,
+            cache_dir=str(cache_dir) if cache_dir is not None and config.llm_prefix_cache_bytes else "",
+            max_cache_bytes=config.llm_prefix_cache_bytes,
+            max_prefixes=config.llm_max_prefixes,
             place=place,
         )
 

@@ -28,6 +28,8 @@ from gatewayd.runtimes.protocol import (
     Completed,
     Count,
     IsCancelled,
+    Keep,
+    Kept,
     Link,
     Load,
     Number,
@@ -37,6 +39,9 @@ from gatewayd.runtimes.protocol import (
     Refused,
     Reply,
     Request,
+    Score,
+    Scored,
+    Slotted,
 )
 from gatewayd.runtimes.protocol import Stats as StatsRequest
 
@@ -58,8 +63,14 @@ class Backend(Protocol):
 
     context_tokens: int
     parallel: int  # how many completions may run at once
+    prefixes_restored: int  # of Load.prefixes
+    prefixes_computed: int
 
     def complete(self, call: Complete, is_cancelled: IsCancelled) -> Completed: ...
+
+    def score(self, call: Score, is_cancelled: IsCancelled) -> Scored: ...
+
+    def keep(self, call: Keep, is_cancelled: IsCancelled) -> Kept: ...
 
     def count_tokens(self, text: str) -> int: ...
 
@@ -80,7 +91,14 @@ def main(descriptor: int, daemon_pid: int) -> int:
         return _give_up(f'{exc}: pip install "gatewayd[{_EXTRAS[load.runtime]}]"')
     except Exception as exc:  # the adapter's boundary: a traceback would hide what the library wrote before
         return _give_up(f"{type(exc).__name__}: {exc}")
-    link.send(Ready(context_tokens=backend.context_tokens, parallel=backend.parallel))
+    link.send(
+        Ready(
+            context_tokens=backend.context_tokens,
+            parallel=backend.parallel,
+            prefixes_restored=backend.prefixes_restored,
+            prefixes_computed=backend.prefixes_computed,
+        )
+    )
     _serve(link, backend)
     return 0
 
@@ -97,9 +115,9 @@ def _serve(link: Link, backend: Backend) -> None:
     ends: dict[int, threading.Event] = {}  # by id of each completion that waits or runs: set, it shall end
     while (request := link.receive()) is not None:
         match request:
-            case Complete():
+            case Complete() | Score() | Keep():
                 ends[request.id] = threading.Event()
-                completions.submit(_complete, link, backend, request, ends)
+                completions.submit(_in_slot, link, backend, request, ends)
             case Cancel():
                 if (end := ends.get(request.id)) is not None:
                     end.set()
@@ -111,9 +129,16 @@ def _serve(link: Link, backend: Backend) -> None:
                 link.send(Number(id=request.id, value=_resident_bytes()))
 
 
-def _complete(link: Link, backend: Backend, call: Complete, ends: dict[int, threading.Event]) -> None:
+def _in_slot(link: Link, backend: Backend, call: Slotted, ends: dict[int, threading.Event]) -> None:
+    is_cancelled = ends[call.id].is_set
     try:
-        _answer(link, call.id, partial(backend.complete, call, ends[call.id].is_set))
+        match call:
+            case Complete():
+                _answer(link, call.id, partial(backend.complete, call, is_cancelled))
+            case Score():
+                _answer(link, call.id, partial(backend.score, call, is_cancelled))
+            case Keep():
+                _answer(link, call.id, partial(backend.keep, call, is_cancelled))
     finally:
         del ends[call.id]
 

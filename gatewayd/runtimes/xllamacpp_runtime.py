@@ -1,26 +1,38 @@
-"""xllamacpp (llama.cpp's server engine in-process), inside the worker: several completions side by side.
+"""xllamacpp (llama.cpp's server engine in-process), inside the worker: several calls side by side, each in a slot.
 
-The engine insists on listening somewhere. It gets a Unix socket in the worker's own folder: no port is opened, and
-its tokenizer cannot be had in another way.
+Invariant: which slot answers is decided here (slot_cache), never by the engine, so that what is kept computed is found.
 """
 
-import http.client
 import json
-import socket
+import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gatewayd.errors import RejectedError, TransientError
-from gatewayd.runtimes.options import TextOptions
-from gatewayd.runtimes.protocol import CallEndedError, Complete, Completed, IsCancelled, Load
+from gatewayd.errors import GatewaydError, RejectedError, TransientError
+from gatewayd.runtimes.label_scores import label_probabilities
+from gatewayd.runtimes.prefix_files import PrefixFiles
+from gatewayd.runtimes.protocol import (
+    CallEndedError,
+    Complete,
+    Completed,
+    IsCancelled,
+    Keep,
+    Kept,
+    Load,
+    Score,
+    Scored,
+)
+from gatewayd.runtimes.slot_cache import SlotCache
+from gatewayd.runtimes.xllamacpp_engine import XllamacppEngine
 
 _LOG_ERRORS = 1  # llama.cpp's levels: 1 error, 2 warning, 3 info; higher ones print prompts
-_TOKENIZE_S = 30.0
 _MAX_KNOWN_SCHEMAS = 64
 _JSON_STARTS = tuple('{["-0123456789tfn')
+_PROBE = "Dear Sir or Madam, thank"
 # Between tokens of a JSON answer exactly what json.dumps writes: free to choose, a small model fills its budget with
 # blanks. https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md
 _JSON_BLANKS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -29,13 +41,20 @@ _JSON_BLANKS = {"whitespace_flexible": False, "item_separator": ", ", "key_separ
 class XllamacppBackend:
     """Implements worker_main.Backend."""
 
-    def __init__(self, server: Any, socket_path: Path, options: TextOptions) -> None:
-        self.context_tokens = options.context_tokens
-        self.parallel = options.parallel
-        self._server = server
-        self._socket_path = socket_path
+    def __init__(self, engine: XllamacppEngine, cache: SlotCache, load: Load) -> None:
+        self.context_tokens = load.options.context_tokens
+        self.parallel = load.options.parallel
+        self._engine = engine
+        self._cache = cache
         self._known_schemas: OrderedDict[str, None] = OrderedDict()
         self._probing = threading.Lock()
+        for text in load.prefixes:
+            try:
+                cache.keep(text)
+            except GatewaydError as exc:  # one that is too long for the context, say: calls go on without it
+                print(f"a static prompt is not kept computed: {exc}", file=sys.stderr)
+        cache.fill()
+        self.prefixes_restored, self.prefixes_computed = cache.n_restored, cache.n_computed
 
     def complete(self, call: Complete, is_cancelled: IsCancelled) -> Completed:
         """Raises RejectedError when the prompt is too long or schema or grammar are none, TransientError when late,
@@ -53,7 +72,8 @@ class XllamacppBackend:
             self._check_schema(request["json_schema"])
         elif call.grammar is not None:
             request["grammar"] = call.grammar
-        text, last = self._stream(request, call.deadline_s, is_cancelled)
+        with self._cache.slot(call.prompt) as slot:
+            text, last = self._engine.write({**request, "id_slot": slot}, call.deadline_s, is_cancelled)
         usage = last["usage"]
         return Completed(
             id=call.id,
@@ -64,45 +84,38 @@ class XllamacppBackend:
             finish="length" if last["choices"][0]["finish_reason"] == "length" else "stop",
         )
 
-    def count_tokens(self, text: str) -> int:
-        """As many as the same text takes as a prompt, the mark of its beginning included."""
-        body = json.dumps({"content": text, "add_special": True})
-        connection = _UnixConnection(self._socket_path, _TOKENIZE_S)
-        try:
-            connection.request("POST", "/tokenize", body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            content = response.read()
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise TransientError(f"the tokenizer answered {response.status}")
-        return len(json.loads(content)["tokens"])
+    def score(self, call: Score, is_cancelled: IsCancelled) -> Scored:
+        """Raises RejectedError when the prompt is too long or the labels are none, and as `complete` does."""
+        sequences = [self._engine.tokens(call.prompt + label) for label in call.labels]
+        usages: list[Mapping[str, Any]] = []
 
-    def _stream(
-        self, request: dict[str, Any], deadline_s: float, is_cancelled: IsCancelled
-    ) -> tuple[str, dict[str, Any]]:
-        """The whole text and the last chunk. Deadline and cancellation can end it between two tokens and between two
-        batches of the prompt (`return_progress`); the slot is then free again."""
-        parts: list[str] = []
-        last: dict[str, Any] = {}
-
-        def take(chunk: dict[str, Any]) -> bool:
-            nonlocal last
-            last = chunk
-            if chunk.get("choices"):
-                parts.append(chunk["choices"][0]["text"])
-            return "usage" not in chunk and (is_cancelled() or time.monotonic() > deadline_s)
-
-        answer = self._server.handle_completions({**request, "stream": True, "return_progress": True}, take)
-        if isinstance(answer, dict) and "error" in answer:
-            last = answer
-        if "error" in last:
-            raise _error(last["error"])
-        if "usage" not in last:
+        def ask(tokens: Sequence[int], wanted: Collection[int]) -> Mapping[int, float]:
             if is_cancelled():
                 raise CallEndedError
-            raise TransientError("the language model was not done within the time-out")
-        return "".join(parts), last
+            if time.monotonic() > call.deadline_s:
+                raise TransientError("the labels were not scored within the time-out")
+            found, usage = self._engine.next_logprobs(slot, tokens, wanted)
+            usages.append(usage)
+            return found
+
+        with self._cache.slot(call.prompt) as slot:
+            probabilities = label_probabilities(sequences, ask)
+        return Scored(
+            id=call.id,
+            probabilities=probabilities,
+            tokens_in=usages[0]["prompt_tokens"],
+            tokens_cached=usages[0]["prompt_tokens_details"]["cached_tokens"],
+        )
+
+    def keep(self, call: Keep, is_cancelled: IsCancelled) -> Kept:
+        """Raises RejectedError when the text is too long, TransientError when the engine failed."""
+        if is_cancelled():
+            raise CallEndedError
+        return Kept(id=call.id, is_restored=self._cache.keep(call.text))
+
+    def count_tokens(self, text: str) -> int:
+        """As many as the same text takes as a prompt, the mark of its beginning included."""
+        return len(self._engine.tokens(text))
 
     def _check_schema(self, schema: dict[str, Any]) -> None:
         """Prove once that this schema binds the answer: the engine drops one it cannot compile, and says nothing.
@@ -114,11 +127,9 @@ class XllamacppBackend:
             if key in self._known_schemas:
                 self._known_schemas.move_to_end(key)
                 return
-            probe = {"prompt": "Dear Sir or Madam, thank", "n_predict": 1, "temperature": 0.0, "json_schema": schema}
-            answer = self._server.handle_completions(probe)
-            if "error" in answer:
-                raise _error(answer["error"])
-            if not answer["choices"][0]["text"].startswith(_JSON_STARTS):
+            with self._cache.slot(_PROBE) as slot:
+                first = self._engine.first_text(slot, _PROBE, schema)
+            if not first.startswith(_JSON_STARTS):
                 raise RejectedError(
                     "the JSON schema cannot be compiled: the worker's stderr says why", reason="grammar"
                 )
@@ -149,27 +160,20 @@ def open_backend(load: Load) -> XllamacppBackend:
     params.verbosity = _LOG_ERRORS
     if not options.memory_map:
         params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
-    return XllamacppBackend(xllamacpp.Server(params), socket_path, options)
+    files = _files(load, xllamacpp.__version__)
+    if files is not None:
+        params.slot_save_path = f"{files.folder}/"  # it puts folder and name together as they are
+    engine = XllamacppEngine(xllamacpp.Server(params), socket_path)
+    return XllamacppBackend(engine, SlotCache(engine, options.parallel, files, load.max_prefixes), load)
 
 
-def _error(error: dict[str, Any]) -> Exception:
-    """What the engine's error means; its codes are those of HTTP."""
-    message = str(error.get("message", error))
-    if error.get("type") == "exceed_context_size_error":
-        return RejectedError(
-            f"{message}: shorten the prompt or raise session.context_tokens in model.toml", reason="context"
-        )
-    if 400 <= int(error.get("code", 500)) < 500:
-        return RejectedError(f"the language model refused the call: {message}", reason="grammar")
-    return TransientError(f"the language model failed: {message}")
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+def _files(load: Load, version: str) -> PrefixFiles | None:
+    """Where states are kept: over restarts where a folder is given, else in the worker's own, for its slots."""
+    if not load.max_cache_bytes:
+        return None
+    folder = Path(load.cache_dir or Path(load.scratch_dir) / "states")
+    try:
+        return PrefixFiles(folder, f"xllamacpp {version} {load.identity}", load.max_cache_bytes)
+    except OSError as exc:
+        print(f"states of static prompts are not kept: {exc}", file=sys.stderr)
+        return None
