@@ -7,16 +7,16 @@ one route, for it may keep state.
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gatewayd.api import Handler, Models
-from gatewayd.cascade.escalation import Escalations, Redact
+from gatewayd.cascade.escalation import Escalations
 from gatewayd.cascade.handler import CascadeHandler
 from gatewayd.cascade.ladder import FarTier, Ladder, LocalTier, Tier
 from gatewayd.cascade.local import HandlerClient
 from gatewayd.cascade.policy import Rules, is_within
 from gatewayd.cascade.post import Post
 from gatewayd.cascade.reading import Calibrations
+from gatewayd.cascade.redact import redaction
 from gatewayd.config import schema
 from gatewayd.config.tiers import HandlerTier, RemoteTier
 from gatewayd.errors import ConfigError
@@ -24,6 +24,7 @@ from gatewayd.models.view import RouteModels
 from gatewayd.ports import Clock, DecisionLog, TierClient
 from gatewayd.registry import Found, load_handler, make_handler
 from gatewayd.route import RouteContext
+from gatewayd.spool.books import Books
 from gatewayd.telemetry import Telemetry
 from gatewayd.terms import Terms
 
@@ -102,6 +103,11 @@ class Cascades:
     parts: dict[str, CascadePart]
     posts: Mapping[str, Post]
 
+    def begin(self, books: Books) -> None:
+        """What waits since an earlier run."""
+        for name, part in self.parts.items():
+            part.ladder.n_waiting = books.messages.get(name, {}).get("journaled", 0)
+
     async def close(self) -> None:
         """Let go of connections, and stop the slow handlers."""
         for post in self.posts.values():
@@ -137,7 +143,12 @@ def _build_cascade(ground: CascadeGround, context: RouteContext, handler: Cascad
     ladder = Ladder(context.name, rules_of(context.config), tiers, ground.telemetry, ground.clock, log=log)
     handler.bind(ladder)
     context.cascade = ladder
-    return CascadePart(ladder, Escalations(context, ladder, redaction(context.config.escalation.redact)), clients)
+    redact = redaction(
+        context.config.escalation.redact,
+        key=f"routes.{context.name}.escalation.redact",
+        count=lambda pattern, n: ground.telemetry.redacted(context.name, pattern, n),
+    )
+    return CascadePart(ladder, Escalations(context, ladder, redact), clients)
 
 
 def _far(ground: CascadeGround, name: str, route: schema.Route) -> FarTier | None:
@@ -169,19 +180,6 @@ def _local_post(ground: CascadeGround, route: schema.Route, client: HandlerClien
         counts_attempts=True,
         start=client.start,
     )
-
-
-def redaction(patterns: Sequence[str]) -> Redact:
-    """What is done to a payload before it leaves the box."""
-    if not patterns:
-        return _as_it_is
-    from gatewayd.cascade.redact import Redactor
-
-    return Redactor(patterns)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 def build_posts(

@@ -1,13 +1,14 @@
 """A config checked whole: what only the registry can say is handlers that do not exist, options they do not have."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from gatewayd.cascading import build_tier_handlers
 from gatewayd.config.describe import Path as KeyPath
 from gatewayd.config.load import load
 from gatewayd.config.schema import Config
 from gatewayd.errors import ConfigError
-from gatewayd.registry import find_handlers, load_handler, make_handler
+from gatewayd.registry import Found, find_handlers, load_handler, make_handler
 
 
 def load_checked(path: Path) -> Config:
@@ -26,6 +27,9 @@ def handler_problems(config_path: Path) -> Callable[[Config], Sequence[tuple[Key
         problems: list[tuple[KeyPath, str]] = []
         for name, route in config.routes.items():
             key = f"routes.{name}"
+            if route.tiers:
+                problems += _tier_problems(config, name, found)
+                continue
             try:
                 handler = load_handler(route.handler, found, key=f"{key}.handler")
                 made = make_handler(handler, route.options, key=f"{key}.options")
@@ -41,6 +45,17 @@ def handler_problems(config_path: Path) -> Callable[[Config], Sequence[tuple[Key
         return problems
 
     return check
+
+
+def _tier_problems(config: Config, name: str, found: Mapping[str, Found]) -> list[tuple[KeyPath, str]]:
+    """Those of the handlers of a route's tiers, the first one found; names of tiers were checked before."""
+    if any(tier not in config.tiers for tier in config.routes[name].tiers):
+        return []
+    try:
+        build_tier_handlers(config, name, found)
+    except ConfigError as error:
+        return [(tuple(error.key.split(".")), error.problem)]
+    return []
 
 
 def _key_path(route: str, key: str) -> KeyPath:

@@ -98,6 +98,13 @@ _COUNTERS = (
         "route",
         "outcome",
     ),
+    _counter(
+        "gatewayd.cascade.redactions",
+        "{match}",
+        "Places that were blacked out in what left the box.",
+        "route",
+        "pattern",
+    ),
     _counter("gatewayd.tier.questions", "{message}", "Messages that a tier answered or refused.", "tier"),
     _counter("gatewayd.tier.silences", "{request}", "Times that a tier could not answer now.", "tier", "reason"),
     _counter("gatewayd.uplink.sent", "By", "Bytes of results a sink confirmed.", "sink", "route"),

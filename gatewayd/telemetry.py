@@ -169,6 +169,10 @@ class Telemetry:
         """`n` provisional answers were settled."""
         self._counts["gatewayd.cascade.corrections"].add((route, outcome), n)
 
+    def redacted(self, route: str, pattern: str, n: int) -> None:
+        """A pattern was found `n` times in what was about to leave, and blacked out."""
+        self._counts["gatewayd.cascade.redactions"].add((route, pattern), n)
+
     def tier_asked(self, tier: str, n: int, seconds: float) -> None:
         """A tier was asked `n` questions at once, and answered."""
         self._counts["gatewayd.tier.questions"].add((tier,), n)

@@ -196,6 +196,8 @@ async def build(
     for name, route in enabled_routes(config).items():
         routes[name] = _build_route(ground, name, route, handlers[name], spool, built_source, live)
     cascades = _cascades(ground, models, routes, clients)
+    if cascades.parts:
+        cascades.begin(await spool.books())
     return Parts(
         ground=ground,
         spool=spool,

@@ -58,21 +58,11 @@ class Escalations:
 async def run_cascade(shared: Escalations) -> None:
     """Run until cancelled: work off the escalations of a route, those of each tier by themselves."""
     ladder = shared.ladder
-    ladder.n_waiting = await _count(shared)
     await settle_strays(shared)
     async with asyncio.TaskGroup() as tasks:
         for tier in ladder.posted:
             if tier.post is not None:
                 tasks.create_task(run_escalations(shared, tier.post), name=f"escalate[{shared.route}.{tier.name}]")
-
-
-async def _count(shared: Escalations) -> int:
-    """How many wait since an earlier run."""
-    n_waiting, after = 0, 0
-    while entries := await shared.context.spool.journal(shared.route, after=after, limit=_PAGE):
-        after = entries[-1].id
-        n_waiting += len(entries)
-    return n_waiting
 
 
 async def run_escalations(shared: Escalations, post: Post) -> None:

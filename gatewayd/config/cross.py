@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from gatewayd.config.cross_tiers import check_tiers
 from gatewayd.config.describe import Path
 from gatewayd.config.schema import Config, Payload, Reconnect, Route, Secret, Tls
 from gatewayd.config.walk import Finding
@@ -25,6 +26,7 @@ def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[Finding]:
     sinks = _table(data, "sinks")
     for name, route in config.routes.items():
         yield from _route(("routes", name), route, sinks)
+        yield from check_tiers(("routes", name), route, config.tiers, _table(data, "tiers"))
     for name, sink in config.sinks.items():
         if sink.timeout_s >= config.spool.lease_s:
             problem = "a lease would lapse before the sink has answered, and results would be sent twice"
@@ -41,7 +43,7 @@ def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _names(data: Mapping[str, Any]) -> Iterator[Finding]:
-    for kind in ("routes", "sinks"):
+    for kind in ("routes", "sinks", "tiers"):
         for name in _table(data, kind):
             if not _NAME.fullmatch(name) or len(name) > 64:
                 problem = "this name would not do in topics, addresses and metrics"
