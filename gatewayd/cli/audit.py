@@ -104,19 +104,19 @@ def export(config: Path, folder: Path | None, pick: Pick) -> bool:
                 waiting, has_begun = [], True
             elif has_begun:
                 waiting.append(left_out(line))
-    except _BrokenChain as error:
+    except _BrokenChainError as error:
         typer.echo(f"the trail does not verify, nothing after this is exported: {error}", err=True)
         return False
     out.flush()
     return True
 
 
-class _BrokenChain(GatewaydError):
+class _BrokenChainError(GatewaydError):
     hint = "`gatewayd audit verify` says more"
 
 
 def _read(folder: Path) -> Iterator[tuple[Link, bytes]]:
-    """The lines one by one, each checked. Raises _BrokenChain at the first that does not fit."""
+    """The lines one by one, each checked. Raises _BrokenChainError at the first that does not fit."""
     quiet_logs()
     files = trail_files(folder)
     walk = Walk()
@@ -126,7 +126,7 @@ def _read(folder: Path) -> Iterator[tuple[Link, bytes]]:
                 return  # being written
             link = walk.step(line)
             if isinstance(link, str):
-                raise _BrokenChain(f"{path.name}, line {number}: {link}")
+                raise _BrokenChainError(f"{path.name}, line {number}: {link}")
             yield link, line
 
 

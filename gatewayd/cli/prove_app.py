@@ -1,4 +1,4 @@
-"""`gatewayd audit …`, `gatewayd route …`: what was decided, and what would be. Each imports what it needs when called."""
+"""`gatewayd audit …`, `gatewayd route …`: what was decided, what would be. Each imports what it needs when called."""
 
 from pathlib import Path
 from typing import Annotated
@@ -57,7 +57,7 @@ def audit_export(
     since: SinceOption = "",
     until: UntilOption = "",
 ) -> None:
-    """Lines with their chain to standard output; of what is left out in between, the digests, so that it still holds."""
+    """Lines with their chain to standard output; what is left out in between as its digest, so that the chain holds."""
     from gatewayd.cli.audit import export, pick_of
 
     if not export(config, folder, pick_of(route, since, until)):
