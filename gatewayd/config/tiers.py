@@ -54,7 +54,13 @@ class RemoteTier(Section, frozen=True):
     ] = "cloud"
     accept: Accept = None
     timeout_s: Timeout = 30.0
-    max_batch: Annotated[int, Meta(ge=1, le=1000, description="Most questions in one request.")] = 16
+    max_batch: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="Most questions in one request; where it takes one alone, requests at once."),
+    ] = 16
+    max_answer_bytes: Annotated[
+        int, Meta(ge=1024, le=67108864, description="Largest answer to a request, in bytes; a larger one is no answer.")
+    ] = 1048576
     max_calls_per_day: MaxCalls = 0
     max_tokens_per_day: MaxTokens = 0
     max_bytes_per_day: MaxBytes = 0
@@ -123,6 +129,10 @@ class Escalation(Section, frozen=True):
             "mac, uuid, phone, card, iban, number."
         ),
     ] = field(default_factory=list)
+    redact_max_chars: Annotated[
+        int,
+        Meta(ge=64, description="Where `redact` is set, a longer text does not leave, in characters: `[too long]`."),
+    ] = 32768
     max_latency_ms: Annotated[
         float,
         Meta(ge=0, description="A tier whose answers usually take longer than this is not asked, in ms. 0: no limit."),
