@@ -17,11 +17,11 @@ from mqttium.api import AsyncClient
 _PATIENCE_S = 30.0
 
 
-async def probe(port: int, per_s: float, n_messages: int, topic: str, results: str) -> list[float]:
+async def probe(port: int, per_s: float, n_messages: int, topic: str, results: str, qos: int = 0) -> list[float]:
     """Milliseconds of each message."""
     client = AsyncClient("bench-prober")
     await client.connect("127.0.0.1", port)
-    await client.subscribe(results, qos=0)
+    await client.subscribe(results, qos=qos)
     taken: list[float] = []
 
     async def listen() -> None:
@@ -38,7 +38,7 @@ async def probe(port: int, per_s: float, n_messages: int, topic: str, results: s
         for number in range(n_messages):
             await asyncio.sleep(max(0.0, began_s + number / per_s - time.perf_counter()))
             reading = {"vibration": 2.0, "current": 7.5, "pressure": 4.2, "sent_s": time.perf_counter()}
-            await client.publish(topic, json.dumps(reading).encode(), qos=0)
+            await client.publish(topic, json.dumps(reading).encode(), qos=qos)
     await client.disconnect()
     return taken
 
@@ -49,10 +49,14 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--per-s", type=float, default=100.0)
     parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--qos", type=int, default=0)
     parser.add_argument("--topic", default="probe/1")
     parser.add_argument("--results", default="gatewayd/+/results/probe")
     args = parser.parse_args()
-    print(json.dumps(asyncio.run(probe(args.port, args.per_s, args.count, args.topic, args.results))), flush=True)
+    print(
+        json.dumps(asyncio.run(probe(args.port, args.per_s, args.count, args.topic, args.results, args.qos))),
+        flush=True,
+    )
     return 0
 
 

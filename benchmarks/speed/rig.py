@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,9 +63,9 @@ def prepare_model(models: Path) -> None:
 
 
 @contextmanager
-def broker(folder: Path) -> Iterator[Mosquitto]:
-    """A Mosquitto for the length of a figure."""
-    one = Mosquitto(folder)
+def broker(folder: Path, *, settings: Sequence[str] = ()) -> Iterator[Mosquitto]:
+    """A Mosquitto for the length of a figure; `settings` are further lines of its config."""
+    one = Mosquitto(folder, settings=settings)
     one.start()
     try:
         yield one
