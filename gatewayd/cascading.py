@@ -4,29 +4,36 @@ Invariant: a tier outside of this box has one client and one state for all the r
 one route, for it may keep state.
 """
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from gatewayd.api import Handler, Models
 from gatewayd.cascade.escalation import Escalations
 from gatewayd.cascade.handler import CascadeHandler
 from gatewayd.cascade.ladder import FarTier, Ladder, LocalTier, Tier
+from gatewayd.cascade.lessons import Lessons
 from gatewayd.cascade.local import HandlerClient
 from gatewayd.cascade.policy import Rules, is_within
 from gatewayd.cascade.post import Post
 from gatewayd.cascade.reading import Calibrations
 from gatewayd.cascade.redact import redaction
+from gatewayd.cascade.trail import AuditTrail
 from gatewayd.config import schema
 from gatewayd.config.tiers import HandlerTier, RemoteTier
 from gatewayd.errors import ConfigError
 from gatewayd.models.view import RouteModels
-from gatewayd.ports import Clock, DecisionLog, TierClient
+from gatewayd.ports import Clock, TierClient
 from gatewayd.registry import Found, load_handler, make_handler
 from gatewayd.route import RouteContext
 from gatewayd.spool.books import Books
 from gatewayd.telemetry import Telemetry
 from gatewayd.terms import Terms
+
+if TYPE_CHECKING:
+    from gatewayd.wiring import Ground
 
 HANDLER_STOP_S = 2.0
 _LOCAL_BATCH = 8  # questions that a slow handler gets at once: a language model writes several answers side by side
@@ -85,7 +92,7 @@ class CascadePart:
 
 
 @dataclass(frozen=True, slots=True)
-class CascadeGround:
+class _Base:
     """What every cascade is built on."""
 
     config: schema.Config
@@ -93,7 +100,15 @@ class CascadeGround:
     telemetry: Telemetry
     models: Models
     posts: Mapping[str, Post]  # of the tiers outside of this box
-    log: DecisionLog | None = None
+    trail: AuditTrail | None
+    lessons: Lessons | None
+
+
+class Keeper(Protocol):
+    """What has a thread of its own that writes."""
+
+    def close(self) -> None:
+        """Write what waits. Blocks, for a limited time."""
 
 
 @dataclass(slots=True)
@@ -102,6 +117,7 @@ class Cascades:
 
     parts: dict[str, CascadePart]
     posts: Mapping[str, Post]
+    keepers: Sequence[Keeper] = ()  # audit trail and lessons
 
     def begin(self, books: Books) -> None:
         """What waits since an earlier run."""
@@ -115,19 +131,49 @@ class Cascades:
         for part in self.parts.values():
             for client in part.slow:
                 await client.runner.stop(HANDLER_STOP_S)
+        for keeper in self.keepers:
+            await asyncio.to_thread(keeper.close)
 
 
-def build_cascades(ground: CascadeGround, contexts: Mapping[str, RouteContext]) -> Cascades:
-    """A cascade for each route with tiers; its handler and its stages take part in it from now on."""
-    parts = {
-        name: _build_cascade(ground, context, context.runner.handler)
+def build_cascades(
+    ground: "Ground", models: Models, contexts: Mapping[str, RouteContext], clients: Mapping[str, TierClient] | None
+) -> Cascades:
+    """A cascade for each route with tiers; its handler and its stages take part in it from now on. `clients`: in place
+    of those of the config."""
+    config, clock, telemetry = ground.config, ground.clock, ground.telemetry
+    handlers = {
+        name: context.runner.handler
         for name, context in contexts.items()
         if isinstance(context.runner.handler, CascadeHandler)
     }
-    return Cascades(parts, ground.posts)
+    if not handlers:
+        return Cascades({}, {})
+    posts = build_posts(config, build_clients(ground) if clients is None else clients, clock, telemetry)
+    base = _Base(config, clock, telemetry, models, posts, _trail(ground), _lessons(ground))
+    parts = {name: _build_cascade(base, contexts[name], handler) for name, handler in handlers.items()}
+    return Cascades(parts, posts, [keeper for keeper in (base.trail, base.lessons) if keeper is not None])
 
 
-def _build_cascade(ground: CascadeGround, context: RouteContext, handler: CascadeHandler) -> CascadePart:
+def _trail(ground: "Ground") -> AuditTrail | None:
+    """Started, where a route wants one."""
+    if not any(route.tiers and route.escalation.audit for route in ground.config.routes.values() if route.enabled):
+        return None
+    trail = AuditTrail(ground.paths, ground.config.audit, ground.clock, ground.telemetry.audit_event)
+    trail.start()
+    return trail
+
+
+def _lessons(ground: "Ground") -> Lessons | None:
+    routes = {name: route for name, route in ground.config.routes.items() if route.tiers and route.escalation.lessons}
+    return Lessons(ground.paths.state_dir / "lessons", routes, ground.telemetry.lessons_event) if routes else None
+
+
+def build_clients(ground: "Ground") -> dict[str, TierClient]:  # noqa: ARG001
+    """A client for each tier outside of this box that may be asked."""
+    return {}
+
+
+def _build_cascade(ground: _Base, context: RouteContext, handler: CascadeHandler) -> CascadePart:
     slow = {tier.name: tier for tier in handler.slow}
     clients: list[HandlerClient] = []
     tiers: list[Tier] = [*handler.fast]
@@ -139,8 +185,15 @@ def _build_cascade(ground: CascadeGround, context: RouteContext, handler: Cascad
             tiers.append(slow[name])
         elif (far := _far(ground, name, context.config)) is not None:
             tiers.append(far)
-    log = ground.log if context.config.escalation.audit else None
-    ladder = Ladder(context.name, rules_of(context.config), tiers, ground.telemetry, ground.clock, log=log)
+    ladder = Ladder(
+        context.name,
+        rules_of(context.config),
+        tiers,
+        ground.telemetry,
+        ground.clock,
+        log=ground.trail if context.config.escalation.audit else None,
+        lessons=ground.lessons if context.config.escalation.lessons else None,
+    )
     handler.bind(ladder)
     context.cascade = ladder
     redact = redaction(
@@ -151,7 +204,7 @@ def _build_cascade(ground: CascadeGround, context: RouteContext, handler: Cascad
     return CascadePart(ladder, Escalations(context, ladder, redact), clients)
 
 
-def _far(ground: CascadeGround, name: str, route: schema.Route) -> FarTier | None:
+def _far(ground: _Base, name: str, route: schema.Route) -> FarTier | None:
     """A tier outside of this box; None for a handler, and (in a replay) for one that there is nobody to ask for."""
     tier, post = ground.config.tiers[name], ground.posts.get(name)
     if isinstance(tier, HandlerTier) or (post is None and is_within(route.escalation.privacy, tier.place)):
@@ -159,7 +212,7 @@ def _far(ground: CascadeGround, name: str, route: schema.Route) -> FarTier | Non
     return FarTier(name, tier.place, post, accept=tier.accept)
 
 
-def _client(ground: CascadeGround, context: RouteContext, tier: LocalTier) -> HandlerClient:
+def _client(ground: _Base, context: RouteContext, tier: LocalTier) -> HandlerClient:
     def started(calibrations: Calibrations) -> None:
         tier.calibrations = calibrations
 
@@ -169,7 +222,7 @@ def _client(ground: CascadeGround, context: RouteContext, tier: LocalTier) -> Ha
     return HandlerClient(tier.name, context.name, tier.handler, lambda: models, ground.clock, started)
 
 
-def _local_post(ground: CascadeGround, route: schema.Route, client: HandlerClient) -> Post:
+def _local_post(ground: _Base, route: schema.Route, client: HandlerClient) -> Post:
     return Post(
         client,
         ground.clock,

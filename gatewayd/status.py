@@ -10,6 +10,7 @@ import apsw
 import structlog
 
 from gatewayd import __version__
+from gatewayd.cascade.shown import cascade_status, post_status
 from gatewayd.errors import ConfigError
 from gatewayd.memory import resident_bytes
 from gatewayd.spool.reader import SpoolReader
@@ -73,13 +74,15 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
         "routes": {
             name: {
                 "state": part.state,
-                "handler": part.context.config.handler,
+                "handler": part.context.config.handler or "cascade",
                 "durable_point": "journal" if part.journaled else "results",
                 "waiting": len(part.queue),
                 "stats": part.context.runner.stats(),
             }
             for name, part in parts.routes.items()
         },
+        "cascades": {name: cascade_status(part.ladder) for name, part in parts.cascades.parts.items()},
+        "tiers": {name: post_status(post) for name, post in parts.cascades.posts.items()},
         "sinks": {name: _sink(parts, name) for name in parts.sinks},
         "spool": {
             "used_bytes": parts.spool.used_bytes,
@@ -143,6 +146,7 @@ def observe(parts: Parts, depths: Depths) -> None:
     telemetry.observe("gatewayd.process.written", _written_bytes)
     telemetry.observe("gatewayd.spool.written", lambda: float(parts.spool.written_bytes))
     _observe_sinks(parts)
+    _observe_cascades(parts)
     telemetry.observe_handlers(lambda: {name: part.context.runner.stats() for name, part in parts.routes.items()})
     telemetry.observe_models(parts.models.stats)
 
@@ -155,6 +159,16 @@ def _observe_sinks(parts: Parts) -> None:
         "gatewayd.uplink.month", lambda: {(name,): one.month().n_bytes for name, one in throttles.items()}
     )
     telemetry.observe("gatewayd.uplink.quota", lambda: {(name,): float(cap) for name, cap in caps.items() if cap})
+
+
+def _observe_cascades(parts: Parts) -> None:
+    telemetry, cascades, posts = parts.ground.telemetry, parts.cascades.parts, parts.cascades.posts
+    telemetry.observe(
+        "gatewayd.cascade.waiting", lambda: {(name,): float(part.ladder.n_waiting) for name, part in cascades.items()}
+    )
+    telemetry.observe(
+        "gatewayd.tier.answering", lambda: {(name,): float(post.failures == 0) for name, post in posts.items()}
+    )
 
 
 def _written_bytes() -> float:

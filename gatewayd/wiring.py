@@ -19,7 +19,7 @@ import structlog
 from gatewayd import __version__
 from gatewayd.answer import HandlerRunner
 from gatewayd.api import Handler, Models
-from gatewayd.cascading import CascadeGround, Cascades, build_cascades, build_posts, build_tier_handlers
+from gatewayd.cascading import Cascades, build_cascades, build_tier_handlers
 from gatewayd.clock import SystemClock
 from gatewayd.config import schema
 from gatewayd.config.environment import Environment, Paths, gateway_id
@@ -195,7 +195,7 @@ async def build(
     live = _live(ground, built_source)
     for name, route in enabled_routes(config).items():
         routes[name] = _build_route(ground, name, route, handlers[name], spool, built_source, live)
-    cascades = _cascades(ground, models, routes, clients)
+    cascades = build_cascades(ground, models, {name: part.context for name, part in routes.items()}, clients)
     if cascades.parts:
         cascades.begin(await spool.books())
     return Parts(
@@ -211,20 +211,6 @@ async def build(
         running_config=config,
         started_at_s=ground.clock.monotonic(),
     )
-
-
-def _cascades(
-    ground: Ground, models: ModelStore, routes: Mapping[str, RoutePart], clients: Mapping[str, TierClient] | None
-) -> Cascades:
-    asked = build_clients(ground) if clients is None else clients
-    posts = build_posts(ground.config, asked, ground.clock, ground.telemetry)
-    base = CascadeGround(ground.config, ground.clock, ground.telemetry, models, posts)
-    return build_cascades(base, {name: part.context for name, part in routes.items()})
-
-
-def build_clients(ground: Ground) -> dict[str, TierClient]:
-    """A client for each tier outside of this box that may be asked."""
-    return {}
 
 
 def _spool_event(ground: Ground, routes: Mapping[str, RoutePart], name: str, attributes: Mapping[str, object]) -> None:
