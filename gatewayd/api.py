@@ -18,6 +18,7 @@ __all__ = [
     "Batch",
     "Completion",
     "ConfigError",
+    "GivesEvidence",
     "Handler",
     "LabelScores",
     "Message",
@@ -208,6 +209,20 @@ class Handler(Protocol):
 
     def stop(self) -> None:
         """Let go of what `start` took."""
+
+
+class GivesEvidence(Protocol):
+    """What a handler may have besides, to be a good tier of a cascade.
+
+    A handler that keeps state from message to message says `stateful = True`: as a tier above the first it is then
+    given every message of a batch, and not only those that the tiers below are unsure of.
+    """
+
+    def evidence(self, message: Message) -> Mapping[str, Any] | None:
+        """What a tier above should judge instead of the payload, encodable as JSON; None: the payload will do.
+
+        Called after `handle`, on its thread, for messages of that batch.
+        """
 
 
 @runtime_checkable

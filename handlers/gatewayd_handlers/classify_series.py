@@ -81,9 +81,11 @@ class ClassifySeries:
     Config: ClassVar[type[msgspec.Struct]] = Options
     journaled: ClassVar[bool] = False
     inline: ClassVar[bool] = True
+    stateful: ClassVar[bool] = True  # in a cascade: it has to see every message
 
     def __init__(self, config: Options) -> None:
         self._config = config
+        self._judged: dict[int, tuple[Message, Array]] = {}  # of the last batch, by `id`: message and its window
         self.rings = Rings(1, 1, max_devices=1, max_gap_s=0.0)  # until `start` knows what the model expects
 
     def start(self, models: Models) -> None:
@@ -109,6 +111,7 @@ class ClassifySeries:
     def stop(self) -> None:
         """Forget all devices."""
         self.rings.devices.clear()
+        self._judged = {}
 
     def stats(self) -> Mapping[str, float]:
         """Devices remembered, and what was forgotten: evicted ones, and windows begun anew after a pause."""
@@ -129,6 +132,8 @@ class ClassifySeries:
         chosen = self._choose(scores)
         novelties = self._guard.of(self._points(pending.windows)) if self._guard and pending.ready else None
         self.rings.commit(pending)
+        judged = [messages[usable[position]] for position in pending.ready]
+        self._judged = {id(each): (each, window) for each, window in zip(judged, pending.windows, strict=True)}
         answers: dict[int, Result | Rejection] = {
             index: Rejection(message=messages[index], reason=why.reason, detail=str(why))
             for index, why in unusable.items()
@@ -138,6 +143,14 @@ class ClassifySeries:
                 index = usable[position]
                 answers[index] = self._result(messages[index], label, values, novelties[row] if novelties else None)
         return [answers[index] for index in sorted(answers)] if unusable else list(answers.values())
+
+    def evidence(self, message: Message) -> Mapping[str, Any] | None:
+        """The window that a message of the last batch was judged by: `fields`, and `window` [n][fields], oldest first.
+        One sample says little to whoever is asked next."""
+        if id(message) not in self._judged:
+            return None
+        window = self._judged[id(message)][1].astype(np.float64)
+        return {"fields": list(self._fields), "window": np.round(window, 6).tolist()}
 
     def points(self, batch: Batch) -> tuple[Sequence[Message], Array]:
         """The messages whose window is full with them, and the points their novelty is measured by; nothing changes."""

@@ -212,3 +212,24 @@ def test_a_bare_number_is_the_one_field_there_is(tmp_path: Path) -> None:
     messages = [Message(topic="t", value=1.0, time=float(i), key=str(i)) for i in range(N)]
 
     assert logits(handler.handle(Batch(route="r", messages=messages, now=0.0))) == [1.0]
+
+
+def test_the_evidence_for_a_message_is_the_window_it_was_judged_by() -> None:
+    handler = make(Bundle())
+    first = batch(1.0, 2.0, 3.0, 4.0, 5.0)
+
+    handler.handle(first)
+
+    assert handler.evidence(first.messages[2]) is None
+    assert handler.evidence(first.messages[3]) == {"fields": ["a"], "window": [[1.0], [2.0], [3.0], [4.0]]}
+    assert handler.evidence(first.messages[4]) == {"fields": ["a"], "window": [[2.0], [3.0], [4.0], [5.0]]}
+
+
+def test_evidence_is_that_of_the_last_batch_alone() -> None:
+    handler = make(Bundle())
+    first = batch(1.0, 2.0, 3.0, 4.0)
+    handler.handle(first)
+
+    handler.handle(batch(5.0, time=10.0))
+
+    assert handler.evidence(first.messages[3]) is None
