@@ -77,6 +77,10 @@ MIGRATIONS = (
         sink TEXT NOT NULL, day TEXT NOT NULL, n_bytes INTEGER NOT NULL, n_requests INTEGER NOT NULL,
         PRIMARY KEY (sink, day)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE spending (
+        tier TEXT NOT NULL, day TEXT NOT NULL, n_calls INTEGER NOT NULL, n_tokens INTEGER NOT NULL,
+        n_bytes INTEGER NOT NULL, n_nanos INTEGER NOT NULL, PRIMARY KEY (tier, day)
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE holds (
         sink TEXT PRIMARY KEY, until_age_s REAL NOT NULL, sum INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;

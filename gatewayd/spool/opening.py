@@ -31,6 +31,7 @@ from gatewayd.spool.orders import Orders
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.spool.reports import Reports
 from gatewayd.spool.salvage import Salvaged, is_log_damaged, salvage
+from gatewayd.spool.spending import SpendingBook
 from gatewayd.spool.store import Store
 from gatewayd.spool.usage import Usage
 
@@ -73,6 +74,7 @@ class Opened:
 
     store: Store
     usage: Usage
+    spending: SpendingBook
     idle: Idle
     events: Events  # reported by the store, not delivered yet
     mended: Mended | None  # the file was damaged
@@ -132,7 +134,7 @@ def _open_patiently(
         try:
             if is_damaged and mended is None:
                 mended = _mend(path, routes, config, is_bare=is_bare)
-            connection, store, usage, events = _open(path, routes, sinks, policies, config, clock, crash)
+            connection, store, usage, spending, events = _open(path, routes, sinks, policies, config, clock, crash)
         except (*DAMAGE, msgspec.DecodeError, LookupError, UnicodeDecodeError, StopIteration):
             if is_bare:
                 raise  # a fresh file with nothing but checked rows in it cannot be damaged
@@ -153,7 +155,7 @@ def _open_patiently(
             if not has_log and not is_damaged and not _was_clean(connection):
                 log.error("spool's log is gone: what was committed since it was last folded is lost", log=f"{path}-wal")
                 events.append(("log_lost", {}))
-            return Opened(store, usage, idle, events, mended, ballast, connection, lock)
+            return Opened(store, usage, spending, idle, events, mended, ballast, connection, lock)
 
 
 def _mend(path: Path, routes: Mapping[str, Sequence[str]], config: schema.Spool, *, is_bare: bool) -> Mended:
@@ -173,7 +175,7 @@ def _open(
     config: schema.Spool,
     clock: Clock,
     crash: CrashPoint,
-) -> tuple[apsw.Connection, Store, Usage, Events]:
+) -> tuple[apsw.Connection, Store, Usage, SpendingBook, Events]:
     connection = open_database(path, wal_pages=wal_pages_for(config.max_bytes), crash=crash)
     events: Events = []
     try:
@@ -183,13 +185,13 @@ def _open(
         store.start()
         store.chores.append(Orders(store, {"requeue": requeue.step, "purge": purge.step}, routes))
         store.chores.append(Reports(store, every_s=config.loss_report_s, now=clock.now, time_text=event_time))
-        usage = Usage(connection)
+        usage, spending = Usage(connection), SpendingBook(connection)
         _reconcile(store, routes, sinks, events)
         _mark(store)
     except BaseException:
         connection.close()
         raise
-    return connection, store, usage, events
+    return connection, store, usage, spending, events
 
 
 def _reconcile(store: Store, routes: Mapping[str, Sequence[str]], sinks: Collection[str], events: Events) -> None:

@@ -82,9 +82,10 @@ class SqliteSpool:
             crash=crash,
             idle=opened.idle,
             ballast=opened.ballast,
-            usage=opened.usage,
+            daily=(opened.usage.daily, opened.spending.daily),
         )
-        self.usage = opened.usage
+        self.usage, self.spending = opened.usage, opened.spending
+        self.spending.commit = lambda: self._do(lambda: None)
 
     @classmethod
     def open(

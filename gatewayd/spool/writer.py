@@ -8,7 +8,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -19,9 +19,9 @@ from gatewayd.errors import FatalError, GatewaydError, SpoolFull
 from gatewayd.ports import Clock
 from gatewayd.spool.ballast import Ballast
 from gatewayd.spool.chores import CHORES_EVERY_S
+from gatewayd.spool.daily import Daily
 from gatewayd.spool.idle import Idle
 from gatewayd.spool.store import Store
-from gatewayd.spool.usage import Usage
 
 log = structlog.get_logger(__name__)
 
@@ -95,11 +95,11 @@ class Writer:
         crash: CrashPoint,
         idle: Idle,
         ballast: Ballast,
-        usage: Usage,
+        daily: Sequence[Daily],
     ) -> None:
         self._store = store
-        self._usage = usage
-        store.chores.append(usage)
+        self._daily = daily
+        store.chores.extend(daily)
         self._deliver = deliver
         self._events = events
         self._clock = clock
@@ -149,8 +149,9 @@ class Writer:
                 self._idle.between()
             if not self._ballast.is_there:
                 self._rescue()
-        if not self._usage.is_written:
-            self._alone(Op(self._usage.run, None), self._transact_one)
+        for counts in self._daily:
+            if not counts.is_written:
+                self._alone(Op(counts.run, None), self._transact_one)
         self._try_once_more()
         for op in self._delayed:
             op.error = SpoolFull("the spool was closed while the disk was full")
@@ -278,12 +279,14 @@ class Writer:
                 op.value = op.run()
             except SpoolFull as error:  # raised before anything was changed: the others go on
                 op.error = error
-        self._usage.flush()
+        for counts in self._daily:
+            counts.flush()
         self._store.flush()  # last, for it marks the file as in use when anything was changed
         moment = "chore" if ops[0].future is None else "commit"
         self._crash.reach(f"spool.before_{moment}")
         self._store.commit()
-        self._usage.committed()
+        for counts in self._daily:
+            counts.committed()
         self._crash.reach(f"spool.after_{moment}")
         return self._store.committed()
 
@@ -350,7 +353,8 @@ class Writer:
 
     def _undo(self) -> None:
         del self._events[self._mark :]
-        self._usage.rollback()
+        for counts in self._daily:
+            counts.rollback()
         try:
             self._store.rollback()
         except _NO_ROOM as error:  # the store reads itself anew before its next transaction

@@ -6,8 +6,9 @@ from typing import Any
 import apsw
 import pytest
 
+from gatewayd.spool.daily import KEPT_DAYS, WRITE_EVERY_S
 from gatewayd.spool.database import open_database
-from gatewayd.spool.usage import KEPT_DAYS, WRITE_EVERY_S, Usage
+from gatewayd.spool.usage import Usage
 from tests.sim.real_spool import opened, work
 
 DAY = "2026-11-21"
@@ -31,9 +32,9 @@ def on_disk(path: Path) -> list[tuple[str, str, int, int]]:
 
 def write(usage: Usage, connection: apsw.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    usage.flush()
+    usage.daily.flush()
     connection.execute("COMMIT")
-    usage.committed()
+    usage.daily.committed()
 
 
 async def test_what_was_counted_goes_with_the_next_commit(tmp_path: Path) -> None:
@@ -57,39 +58,39 @@ async def test_what_no_commit_took_along_is_written_at_the_end_and_read_at_the_s
 
 def test_a_chore_writes_it_within_a_minute_when_nothing_is_committed(connection: apsw.Connection) -> None:
     usage = Usage(connection)
-    assert not usage.is_due(0.0)
+    assert not usage.daily.is_due(0.0)
 
     usage.add("cloud", DAY, 1)
 
-    assert usage.is_due(1.0)
-    assert not usage.is_due(2.0)
-    assert usage.is_due(1.0 + WRITE_EVERY_S)
+    assert usage.daily.is_due(1.0)
+    assert not usage.daily.is_due(2.0)
+    assert usage.daily.is_due(1.0 + WRITE_EVERY_S)
 
 
 def test_a_rollback_forgets_nothing(connection: apsw.Connection) -> None:
     usage = Usage(connection)
     usage.add("cloud", DAY, 700)
     connection.execute("BEGIN IMMEDIATE")
-    usage.flush()
+    usage.daily.flush()
     connection.execute("ROLLBACK")
-    usage.rollback()
+    usage.daily.rollback()
     usage.add("cloud", DAY, 5)
 
     write(usage, connection)
 
     assert Usage(connection).days("cloud") == {DAY: 705}
-    assert usage.is_written
+    assert usage.daily.is_written
 
 
 def test_what_is_counted_while_a_commit_is_under_way_goes_with_the_next_one(connection: apsw.Connection) -> None:
     usage = Usage(connection)
     usage.add("cloud", DAY, 700)
     connection.execute("BEGIN IMMEDIATE")
-    usage.flush()
+    usage.daily.flush()
     usage.add("cloud", DAY, 5)
     connection.execute("COMMIT")
-    usage.committed()
-    assert not usage.is_written
+    usage.daily.committed()
+    assert not usage.daily.is_written
 
     write(usage, connection)
 
@@ -115,7 +116,7 @@ def test_days_that_are_too_old_go(connection: apsw.Connection) -> None:
     write(usage, connection)
     usage.add("cloud", DAY, 1)
 
-    usage.run()
+    usage.daily.run()
     write(usage, connection)
 
     assert KEPT_DAYS == 400
