@@ -275,6 +275,18 @@ class DecisionLog(Protocol):
         that was open before."""
 
 
+class LessonLog(Protocol):
+    """Where what higher tiers answered is kept to learn from."""
+
+    def wants(self, route: str, decision: Decision) -> bool:
+        """Whether there is something to learn from it. From any thread."""
+
+    def keep(
+        self, route: str, decision: Decision, *, topic: str, time: float, value: Any, is_evidence: bool = False
+    ) -> None:
+        """Keep it, if it is wanted. Called on the event loop: must not block, nor raise."""
+
+
 class Clock(Protocol):
     """Time, so that tests have their own."""
 

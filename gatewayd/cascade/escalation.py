@@ -253,6 +253,9 @@ async def _leave(shared: Escalations, decided: Sequence[tuple[Open, Decision]]) 
     await commit(context, work)
     for each, decision in settled:
         ladder.report.corrected(context.name, _outcome(each.note, decision), 1)
+        if ladder.wants_lesson(decision):
+            with suppress(RejectedError):  # a payload that does not decode any more teaches nothing
+                ladder.learn(decision, _decoded(shared, each), each.note.evidence)
 
 
 def _moved(each: Open, decision: Decision) -> RawMessage:

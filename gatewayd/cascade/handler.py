@@ -14,7 +14,7 @@ import structlog
 
 from gatewayd.answer import Answer, answer_of
 from gatewayd.api import Batch, Message, Models, Rejection, Result
-from gatewayd.cascade.ladder import Decided, Ladder, LocalTier
+from gatewayd.cascade.ladder import NO_EVIDENCE, Decided, Ladder, LocalTier
 from gatewayd.cascade.note import Born, Note
 from gatewayd.cascade.policy import Case, TierView, decide
 from gatewayd.cascade.reading import Calibrations, verdict_of
@@ -168,6 +168,7 @@ class CascadeHandler:
             message=each.message,
             decision=decision,
             note=note,
+            evidence=self._evidence(each.message) if self._bound.wants_lesson(decision) else NO_EVIDENCE,
         )
 
     def _note(self, each: _Asked, decision: Decision) -> Note:
@@ -195,4 +196,4 @@ class CascadeHandler:
                 continue
             if given != b"null":
                 return msgspec.Raw(given)
-        return msgspec.Raw(b"null")
+        return NO_EVIDENCE

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from gatewayd.answer import Answer
 from gatewayd.api import Handler, Message, Result
 from gatewayd.cascade.note import Note, read_note, with_note
@@ -17,7 +19,9 @@ from gatewayd.cascade.policy import DEFAULT_ACCEPT, Rules, TierView
 from gatewayd.cascade.post import Post
 from gatewayd.cascade.reading import Calibrations
 from gatewayd.cascade.verdict import Decision, Place
-from gatewayd.ports import Clock, DecisionLog, RawMessage, Work
+from gatewayd.ports import Clock, DecisionLog, LessonLog, RawMessage, Work
+
+NO_EVIDENCE = msgspec.Raw(b"null")
 
 
 @dataclass(slots=True)
@@ -74,6 +78,7 @@ class Decided(Result, frozen=True, kw_only=True):
 
     decision: Decision
     note: Note | None = None
+    evidence: msgspec.Raw = NO_EVIDENCE  # what there is to learn from in place of the payload, where that is wanted
 
 
 class CascadeReport(Protocol):
@@ -94,6 +99,7 @@ class Ladder:
     report: CascadeReport
     clock: Clock
     log: DecisionLog | None = None
+    lessons: LessonLog | None = None
     n_waiting: int = 0
     bells: dict[str, asyncio.Event] = field(default_factory=dict)  # by tier: something may wait for it
     calls: dict[str, asyncio.Lock] = field(default_factory=dict)  # by tier: held from a question to its settlement
@@ -130,6 +136,20 @@ class Ladder:
         if self.log is not None:
             self.log.record(decision, corrects=corrects)
 
+    def wants_lesson(self, decision: Decision) -> bool:
+        """Whether there is something to learn from it, and somebody who keeps it."""
+        return self.lessons is not None and self.lessons.wants(self.route, decision)
+
+    def learn(self, decision: Decision, message: Message, evidence: msgspec.Raw) -> None:
+        """Keep what there is to learn from a decision about this message."""
+        if self.lessons is None or not self.wants_lesson(decision):
+            return
+        has_evidence = bytes(evidence) != bytes(NO_EVIDENCE)
+        value = evidence if has_evidence else message.value
+        self.lessons.keep(
+            self.route, decision, topic=message.topic, time=message.time, value=value, is_evidence=has_evidence
+        )
+
     def is_waiting(self, raw: RawMessage) -> bool:
         """Whether a journal row is one of an open escalation."""
         return read_note(raw) is not None
@@ -140,6 +160,8 @@ class Ladder:
         for result, _ in answer.results:
             if isinstance(result, Decided):
                 self.decided(result.decision)
+                if result.message is not None:
+                    self.learn(result.decision, result.message, result.evidence)
                 if result.note is not None:
                     notes[id(result.message)] = result.note
         return [with_note(raw, notes[id(message)]) for raw, message in pairs if id(message) in notes]

@@ -32,7 +32,7 @@ DigestOf = Callable[[str, str], str]  # (model, version) -> SHA-256 of its manif
 
 
 class AuditTrail:
-    """Built and started by the wiring; `record` from the event loop, `close` from any thread that may block."""
+    """`record` from the event loop, `close` from any thread that may block."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class AuditTrail:
         self._has_started = False
         self._wanted = threading.Event()
         self._ending = threading.Event()
+        self._is_started = False
         self._is_open = False
         self._is_failing = False
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
@@ -64,11 +65,14 @@ class AuditTrail:
         return self._writer.head
 
     def start(self) -> None:
-        """Begin to write."""
+        """Begin to write; the first `record` does it by itself, so that a box without cascades has no trail."""
+        self._is_started = True
         self._thread.start()
 
     def record(self, decision: Decision, *, corrects: str = "") -> None:
         """Put a decision on its way into the trail. `corrects`: the key of the first result that this one corrects."""
+        if not self._is_started:
+            self.start()
         if len(self._waiting) >= self._config.max_waiting:
             with self._lock:
                 self._n_dropped += 1
