@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from gatewayd.api import Handler, Models
@@ -22,12 +23,13 @@ from gatewayd.cascade.reading import Calibrations
 from gatewayd.cascade.redact import redaction
 from gatewayd.cascade.trail import AuditTrail
 from gatewayd.config import schema
-from gatewayd.config.tiers import HandlerTier, RemoteTier
+from gatewayd.config.tiers import HandlerTier, HttpTier, KServeTier, OpenAITier
 from gatewayd.errors import ConfigError
 from gatewayd.models.view import RouteModels
 from gatewayd.ports import Clock, TierClient
 from gatewayd.registry import Found, load_handler, make_handler
 from gatewayd.route import RouteContext
+from gatewayd.spool import SqliteSpool
 from gatewayd.spool.books import Books
 from gatewayd.telemetry import Telemetry
 from gatewayd.terms import Terms
@@ -136,7 +138,11 @@ class Cascades:
 
 
 def build_cascades(
-    ground: "Ground", models: Models, contexts: Mapping[str, RouteContext], clients: Mapping[str, TierClient] | None
+    ground: "Ground",
+    spool: SqliteSpool,
+    models: Models,
+    contexts: Mapping[str, RouteContext],
+    clients: Mapping[str, TierClient] | None,
 ) -> Cascades:
     """A cascade for each route with tiers; its handler and its stages take part in it from now on. `clients`: in place
     of those of the config."""
@@ -148,7 +154,7 @@ def build_cascades(
     }
     if not handlers:
         return Cascades({}, {})
-    posts = build_posts(config, build_clients(ground) if clients is None else clients, clock, telemetry)
+    posts = build_posts(config, build_clients(ground, spool) if clients is None else clients, clock)
     base = _Base(config, clock, telemetry, models, posts, _trail(ground), _lessons(ground))
     parts = {name: _build_cascade(base, contexts[name], handler) for name, handler in handlers.items()}
     return Cascades(parts, posts, [keeper for keeper in (base.trail, base.lessons) if keeper is not None])
@@ -168,9 +174,32 @@ def _lessons(ground: "Ground") -> Lessons | None:
     return Lessons(ground.paths.state_dir / "lessons", routes, ground.telemetry.lessons_event) if routes else None
 
 
-def build_clients(ground: "Ground") -> dict[str, TierClient]:  # noqa: ARG001
-    """A client for each tier outside of this box that may be asked."""
-    return {}
+def build_clients(ground: "Ground", spool: SqliteSpool) -> dict[str, TierClient]:
+    """A client for each tier outside of this box that may be asked. Raises ConfigError: a secret, a file for TLS."""
+    asked = asked_tiers(ground.config)
+    return {name: _remote_client(ground, spool, name, tier) for name, tier in asked.items()}
+
+
+def _remote_client(
+    ground: "Ground", spool: SqliteSpool, name: str, tier: OpenAITier | KServeTier | HttpTier
+) -> TierClient:
+    # Not at the top: a gateway without far tiers pays for no HTTP client.
+    from gatewayd.cascade.remote.build import HELD, build_client
+
+    held = HELD.format(name)
+    return build_client(
+        name,
+        tier,
+        gateway=ground.gateway,
+        token=None if tier.token is None else ground.secret(tier.token, f"tiers.{name}.token"),
+        book=spool.spending,
+        clock=ground.clock,
+        draw=random.random,
+        report=ground.telemetry,
+        repeat_s=ground.config.log.repeat_s,
+        held_s=spool.held_s(held),
+        hold=partial(spool.hold, held),
+    )
 
 
 def _build_cascade(ground: _Base, context: RouteContext, handler: CascadeHandler) -> CascadePart:
@@ -219,7 +248,7 @@ def _client(ground: _Base, context: RouteContext, tier: LocalTier) -> HandlerCli
     # Without the route's deadline: that was for the first answer, which is out.
     terms = Terms(context.name, context.config.priority, None, ground.clock)
     models = RouteModels(ground.models, terms)
-    return HandlerClient(tier.name, context.name, tier.handler, lambda: models, ground.clock, started)
+    return HandlerClient(tier.name, context.name, tier.handler, lambda: models, ground.clock, started, ground.telemetry)
 
 
 def _local_post(ground: _Base, route: schema.Route, client: HandlerClient) -> Post:
@@ -227,7 +256,6 @@ def _local_post(ground: _Base, route: schema.Route, client: HandlerClient) -> Po
         client,
         ground.clock,
         random.random,
-        ground.telemetry,
         max_batch=_LOCAL_BATCH,
         retry_max_s=route.retry_s,
         counts_attempts=True,
@@ -235,23 +263,19 @@ def _local_post(ground: _Base, route: schema.Route, client: HandlerClient) -> Po
     )
 
 
-def build_posts(
-    config: schema.Config, clients: Mapping[str, TierClient], clock: Clock, telemetry: Telemetry
-) -> dict[str, Post]:
+def build_posts(config: schema.Config, clients: Mapping[str, TierClient], clock: Clock) -> dict[str, Post]:
     """What is known of each tier outside of this box, shared by the routes."""
     posts: dict[str, Post] = {}
     for name, client in clients.items():
         tier = config.tiers[name]
         assert not isinstance(tier, HandlerTier)
-        posts[name] = Post(
-            client, clock, random.random, telemetry, max_batch=tier.max_batch, retry_max_s=tier.retry_max_s
-        )
+        posts[name] = Post(client, clock, random.random, max_batch=tier.max_batch, retry_max_s=tier.retry_max_s)
     return posts
 
 
-def asked_tiers(config: schema.Config) -> Mapping[str, RemoteTier]:
+def asked_tiers(config: schema.Config) -> Mapping[str, OpenAITier | KServeTier | HttpTier]:
     """The tiers outside of this box that an enabled route may ask, by its `privacy`: no other gets a client."""
-    found: dict[str, RemoteTier] = {}
+    found: dict[str, OpenAITier | KServeTier | HttpTier] = {}
     for route in config.routes.values():
         for name in route.tiers if route.enabled else ():
             tier = config.tiers[name]

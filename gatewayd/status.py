@@ -10,7 +10,7 @@ import apsw
 import structlog
 
 from gatewayd import __version__
-from gatewayd.cascade.shown import cascade_status, post_status
+from gatewayd.cascade.shown import cascade_status, post_status, tier_days
 from gatewayd.errors import ConfigError
 from gatewayd.memory import resident_bytes
 from gatewayd.spool.reader import SpoolReader
@@ -169,6 +169,7 @@ def _observe_cascades(parts: Parts) -> None:
     telemetry.observe(
         "gatewayd.tier.answering", lambda: {(name,): float(post.failures == 0) for name, post in posts.items()}
     )
+    telemetry.observe("gatewayd.tier.day", lambda: tier_days(posts))
 
 
 def _written_bytes() -> float:

@@ -173,14 +173,32 @@ class Telemetry:
         """A pattern was found `n` times in what was about to leave, and blacked out."""
         self._counts["gatewayd.cascade.redactions"].add((route, pattern), n)
 
-    def tier_asked(self, tier: str, n: int, seconds: float) -> None:
-        """A tier was asked `n` questions at once, and answered."""
-        self._counts["gatewayd.tier.questions"].add((tier,), n)
+    # Tiers that escalations wait for.
+
+    def tier_answered(self, tier: str, n: int, seconds: float) -> None:
+        """A tier answered `n` questions that it was asked at once."""
+        self._counts["gatewayd.tier.answers"].add((tier,), n)
         self._record("gatewayd.tier.duration", tier, seconds)
 
-    def tier_silent(self, tier: str, reason: str) -> None:
-        """A tier was asked, and could not answer now."""
-        self._counts["gatewayd.tier.silences"].add((tier, reason), 1)
+    def tier_refused(self, tier: str, reason: str, n: int) -> None:
+        """A tier will never answer `n` questions."""
+        self._counts["gatewayd.tier.refusals"].add((tier, reason), n)
+
+    def tier_failed(self, tier: str, reason: str) -> None:
+        """A request brought no answers, and will be made again."""
+        self._counts["gatewayd.tier.failures"].add((tier, reason), 1)
+
+    def tier_tokens(self, tier: str, tokens_in: int, tokens_out: int) -> None:
+        """What a request took."""
+        self._counts["gatewayd.tier.tokens"].add((tier, "input"), tokens_in)
+        self._counts["gatewayd.tier.tokens"].add((tier, "output"), tokens_out)
+
+    def tier_down(self, tier: str, reason: str) -> None:
+        """A tier stopped answering."""
+        self._counts["gatewayd.tier.outages"].add((tier, reason), 1)
+
+    def tier_up(self, tier: str) -> None:
+        """A tier answers again: see the gauge gatewayd.tier.answering."""
 
     # Uplink.
 

@@ -195,7 +195,8 @@ async def build(
     live = _live(ground, built_source)
     for name, route in enabled_routes(config).items():
         routes[name] = _build_route(ground, name, route, handlers[name], spool, built_source, live)
-    cascades = build_cascades(ground, models, {name: part.context for name, part in routes.items()}, clients)
+    contexts = {name: part.context for name, part in routes.items()}
+    cascades = build_cascades(ground, spool, models, contexts, clients)
     if cascades.parts:
         cascades.begin(await spool.books())
     return Parts(

@@ -5,13 +5,23 @@ escalation comes, tried again until that works; whatever it raises is no more th
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from gatewayd.answer import HandlerRunner
 from gatewayd.api import Batch, Handler, Message, Models
 from gatewayd.cascade.reading import Calibrations, verdict_of
 from gatewayd.cascade.verdict import Place, Question, Refusal, Verdict
-from gatewayd.errors import ConfigError, ModelError, TierUnavailable
+from gatewayd.errors import ConfigError, ModelError, TierUnavailable, TransientError
 from gatewayd.ports import Clock
+
+
+class LocalReport(Protocol):
+    """What a slow handler tells telemetry."""
+
+    def tier_answered(self, tier: str, n: int, seconds: float) -> None: ...
+
+    def tier_failed(self, tier: str, reason: str) -> None: ...
+
 
 _SMOOTHING = 0.2  # weight of the newest answer in `usual_latency_ms`
 
@@ -29,6 +39,7 @@ class HandlerClient:
         models: Callable[[], Models],
         clock: Clock,
         started: Callable[[Calibrations], None],
+        report: LocalReport,
     ) -> None:
         """`started` is told how the models are calibrated that the handler asked for."""
         self.name = name
@@ -39,6 +50,7 @@ class HandlerClient:
         self._clock = clock
         self._started = started
         self._calibrations: Calibrations | None = None
+        self._report = report
 
     async def start(self) -> None:
         """Start the handler, the first time. Raises TierUnavailable: its model cannot be loaded now."""
@@ -58,9 +70,14 @@ class HandlerClient:
         messages = [Message(topic=one.topic, value=one.value, time=one.time, key=one.key) for one in questions]
         batch = Batch(route=self._route, messages=messages, now=self._clock.now())
         started_s = self._clock.monotonic()
-        answer = await self.runner.answer(batch)
-        each_ms = (self._clock.monotonic() - started_s) * 1000 / len(messages)
-        self._remember(each_ms)
+        try:
+            answer = await self.runner.answer(batch)
+        except TransientError:
+            self._report.tier_failed(self.name, "handler")
+            raise
+        took_s = self._clock.monotonic() - started_s
+        self._report.tier_answered(self.name, len(messages), took_s)
+        self._remember(took_s * 1000 / len(messages))
         given: dict[int, Verdict | Refusal] = {
             id(one.message): Refusal(reason=one.reason, detail=one.detail) for one in answer.buried
         }

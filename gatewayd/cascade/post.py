@@ -6,7 +6,6 @@ ask it share what is known of it, so that a cloud that comes back is not stormed
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import structlog
 
@@ -20,14 +19,6 @@ log = structlog.get_logger(__name__)
 _LEAST_S = 0.05  # a draw of 0 must not make a loop that never sleeps
 
 
-class PostReport(Protocol):
-    """What a post tells telemetry."""
-
-    def tier_asked(self, tier: str, n: int, seconds: float) -> None: ...
-
-    def tier_silent(self, tier: str, reason: str) -> None: ...
-
-
 @dataclass(slots=True)
 class Post:
     """One tier, shared by the routes that ask it."""
@@ -35,7 +26,6 @@ class Post:
     client: TierClient
     clock: Clock
     draw: Draw
-    report: PostReport
     max_batch: int = 16
     retry_max_s: float = 300.0
     counts_attempts: bool = False  # a handler on this box: it may kill the process, so attempts are counted on disk
@@ -83,18 +73,15 @@ class Post:
 
     async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict | Refusal]:
         """Its answers, one a question. Raises TransientError: it is to be asked again when `wait_s` is over."""
-        started_s = self.clock.monotonic()
         try:
             answers = await self.client.ask(questions)
         except TierSpent as error:
             self._spent_until_s = self.clock.monotonic() + max(_LEAST_S, error.retry_after_s or 0.0)
-            self.report.tier_silent(self.name, "spent")
             log.warning("tier's budget of the day is spent", tier=self.name, for_s=round(error.retry_after_s or 0.0, 1))
             raise
         except TransientError as error:
             self._failed(error)
             raise
-        self.report.tier_asked(self.name, len(questions), self.clock.monotonic() - started_s)
         if self.failures:
             log.info("tier answers again", tier=self.name, attempts=self.failures)
         self.failures = 0
@@ -106,7 +93,6 @@ class Post:
         jitter_s = full_jitter_s(self.failures, draw=self.draw(), cap_s=self.retry_max_s)
         delay_s = max(_LEAST_S, asked_s if asked_s is not None else jitter_s)
         self._due_at_s = self.clock.monotonic() + delay_s
-        self.report.tier_silent(self.name, type(error).__name__)
         say = log.error if isinstance(error, TierMisconfigured) else log.warning
         if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th, 8th … in a row: said ever more rarely
             say("tier does not answer", tier=self.name, cause=str(error), attempts=self.failures, delay_s=delay_s)

@@ -1,5 +1,6 @@
 """What `/status` says of cascades. Reads plain numbers, changes nothing."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from gatewayd.cascade.ladder import Ladder, by_cause
@@ -24,13 +25,19 @@ def post_status(post: Post) -> dict[str, Any]:
         "state": post.state,
         "usual_latency_ms": round(post.usual_latency_ms, 1),
     }
-    budget = getattr(post.client, "budget", None)
-    if budget is not None:
-        spent = budget.spent()
-        shown["today"] = {
-            "calls": spent.n_calls,
-            "tokens": spent.n_tokens,
-            "bytes": spent.n_bytes,
-            "cost": spent.cost,
-        }
+    if today := _today(post):
+        shown["today"] = today
     return shown
+
+
+def tier_days(posts: Mapping[str, Post]) -> dict[tuple[str, ...], float]:
+    """What each tier has cost today, by tier and kind."""
+    return {(name, kind): amount for name, post in posts.items() for kind, amount in _today(post).items()}
+
+
+def _today(post: Post) -> dict[str, float]:
+    budget = getattr(post.client, "budget", None)  # a simulated tier has none
+    if budget is None:
+        return {}
+    spent = budget.spent()
+    return {"calls": spent.n_calls, "tokens": spent.n_tokens, "bytes": spent.n_bytes, "cost": spent.cost}
