@@ -211,5 +211,53 @@ def models_fit(
     )
 
 
+@models.command("calibrate")
+def models_calibrate(
+    config: ConfigOption,
+    name: Annotated[str, typer.Argument(help="Bundle to calibrate: a head, or a model for series.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(exists=True, help="Labeled recordings, oldest first, in the form that `models fit` takes."),
+    ],
+    route: Annotated[str | None, typer.Option(help="Route whose handler and options answer.")] = None,
+    handler: Annotated[
+        str | None, typer.Option(help="Handler that answers, without a route. Default: what the model was fitted for.")
+    ] = None,
+    options: Annotated[str | None, typer.Option(help="With --handler: its options, as a JSON object.")] = None,
+    accuracy: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=0.9999, help="Accuracy that the answers which are taken must have: 0.95 if unset."),
+    ] = None,
+    escalation_rate: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Instead: share of the answers that may be handed on to the next tier."),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the labels; of texts `label` if unset.")] = None,
+    column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    time: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
+    device: Annotated[str | None, typer.Option(help="Column that tells devices apart.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write the reliability curve here, as SVG.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn how sure a model may be, and from when on its answer is taken (needs the extra `fit`)."""
+    from gatewayd.cli.calibrate import Asked, calibrate_model
+
+    asked = Asked(
+        name=name,
+        files=files,
+        route=route,
+        handler=handler,
+        options=options,
+        accuracy=accuracy,
+        escalation_rate=escalation_rate,
+        label=label,
+        column=column,
+        time=time,
+        device=device,
+        picture=picture,
+    )
+    calibrate_model(config, asked, as_json=as_json)
+
+
 if __name__ == "__main__":
     sys.exit(app())

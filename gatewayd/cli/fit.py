@@ -21,7 +21,7 @@ def fit_from_recordings(config: Path, files: Sequence[Path], *, as_json: bool, *
     from gatewayd.models.fit_series import fit_series
 
     quiet_logs()
-    _show(fit_series(files, _models_dir(config), progress=_bar(), **options), as_json=as_json)
+    _show(fit_series(files, _models_dir(config), progress=progress_bar(), **options), as_json=as_json)
 
 
 def fit_from_texts(config: Path, files: Sequence[Path], *, encoder: str, as_json: bool, **options: Any) -> None:
@@ -33,7 +33,7 @@ def fit_from_texts(config: Path, files: Sequence[Path], *, encoder: str, as_json
     classify_text: Any = load_handler("classify_text", find_handlers([]), key="handler")
     folder = _models_dir(config)
     encode = classify_text.encoder(store, encoder)
-    bar = _bar()
+    bar = progress_bar()
 
     def progress(done: int, total: int) -> None:
         bar("texts", done, total)
@@ -47,7 +47,7 @@ def _models_dir(config: Path) -> Path:
     return resolve_paths(load(config), read_environment(), config).models
 
 
-def _bar() -> Any:
+def progress_bar() -> Any:
     """A progress callback (what, done, total) that draws on standard error."""
     columns = [TextColumn("{task.description:28}"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f}")]
     progress = Progress(*columns, console=Console(stderr=True))

@@ -175,9 +175,9 @@ def fit_temperature(answers: Answers, *, with_bias: bool) -> Calibration:
 
 
 def _smoothed(answers: Answers) -> Floats:
-    """[n, labels]: the truth, less a little: (k + 1) / (k + 2) for a label that k independent samples have."""
+    """[n, labels]: the truth, less a little: (k + 1) / (k + 2) for a label that k samples have."""
     n_labels = len(answers.labels)
-    counts = np.bincount(answers.truth, minlength=n_labels) * (answers.n_independent / max(len(answers), 1))
+    counts = np.bincount(answers.truth, minlength=n_labels)
     sure = (counts + 1) / (counts + 2)
     targets = np.repeat(((1 - sure[answers.truth]) / (n_labels - 1))[:, None], n_labels, axis=1)
     targets[np.arange(len(answers)), answers.truth] = sure[answers.truth]
@@ -199,15 +199,21 @@ def fit_isotonic(answers: Answers) -> Calibration:
 
 
 def _curve(scores: Floats, right: Bools, share: float) -> Curve:
-    """`share` of the samples say something of their own: a step that few of them carry stays away from 0 and 1."""
+    """Centered isotonic regression (Oron and Flournoy 2017): each level stands at the middle of its scores.
+
+    Straight lines between the middles rank scores within a level, too, so that a threshold may part them. `share` of
+    the samples say something of their own: a level that few of them carry is drawn to what is usual.
+    """
     from sklearn.isotonic import IsotonicRegression
 
-    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, right.astype(float))
-    levels = fitted.predict(scores)
-    at, confidences = fitted.X_thresholds_, fitted.y_thresholds_
-    counts = np.array([(levels == level).sum() for level in confidences]) * share
-    shrunk = np.maximum.accumulate((confidences * counts + 1) / (counts + 2))
-    rounded = np.round(np.clip(at, 0.0, 1.0), 6)
+    levels = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit_transform(scores, right.astype(float))
+    found, member = np.unique(levels, return_inverse=True)
+    counts = np.bincount(member)
+    middles = np.clip(np.bincount(member, weights=scores) / counts, 0.0, 1.0)
+    carried = counts * share
+    usual = float(right.mean())
+    shrunk = np.maximum.accumulate((found * carried + usual) / (carried + 1))
+    rounded = np.round(middles, 6)
     keep = np.concatenate([[True], np.diff(rounded) > 0])
     return Curve(rounded[keep].tolist(), np.round(shrunk[keep], 6).tolist())
 
