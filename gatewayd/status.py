@@ -10,7 +10,8 @@ import apsw
 import structlog
 
 from gatewayd import __version__
-from gatewayd.cascade.shown import cascade_status, post_status, tier_days
+from gatewayd.cascade.shown import cascade_status, observe_clients, post_status, tier_days
+from gatewayd.board.observed import observe_board
 from gatewayd.errors import ConfigError
 from gatewayd.memory import resident_bytes
 from gatewayd.spool.reader import SpoolReader
@@ -94,6 +95,7 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
             "dead_letters": depths.dead_letters,
             "oldest_age_s": round(depths.oldest_age_s, 1),
         },
+        "board": parts.board.status(),
         "models": {
             name: {"version": model.version, **parts.models.stats().get(name, {})}
             for name, model in parts.models.in_use().items()
@@ -149,6 +151,7 @@ def observe(parts: Parts, depths: Depths) -> None:
     _observe_cascades(parts)
     telemetry.observe_handlers(lambda: {name: part.context.runner.stats() for name, part in parts.routes.items()})
     telemetry.observe_models(parts.models.stats)
+    observe_board(telemetry, parts.board)
 
 
 def _observe_sinks(parts: Parts) -> None:
@@ -170,6 +173,7 @@ def _observe_cascades(parts: Parts) -> None:
         "gatewayd.tier.answering", lambda: {(name,): float(post.failures == 0) for name, post in posts.items()}
     )
     telemetry.observe("gatewayd.tier.day", lambda: tier_days(posts))
+    observe_clients(telemetry.observe, posts)
 
 
 def _written_bytes() -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from gatewayd.cascade.verdict import Question, Refusal, Verdict
-from gatewayd.errors import TierMisconfigured, TierSpent, TransientError
+from gatewayd.errors import TierSpent, TransientError
 from gatewayd.ports import Clock, Draw, TierClient
 from gatewayd.retry import full_jitter_s
 
@@ -56,6 +56,11 @@ class Post:
             return "over its budget"
         return "away" if self.failures else "answers"
 
+    @property
+    def _says(self) -> bool:
+        """Whether it is logged here. Outside of this box the client's circuit breaker logs it."""
+        return self.client.place == "gateway"
+
     def wait_s(self) -> float:
         """How long it is not to be asked, in seconds; 0: now."""
         now_s = self.clock.monotonic()
@@ -77,12 +82,11 @@ class Post:
             answers = await self.client.ask(questions)
         except TierSpent as error:
             self._spent_until_s = self.clock.monotonic() + max(_LEAST_S, error.retry_after_s or 0.0)
-            log.warning("tier's budget of the day is spent", tier=self.name, for_s=round(error.retry_after_s or 0.0, 1))
             raise
         except TransientError as error:
             self._failed(error)
             raise
-        if self.failures:
+        if self.failures and self._says:
             log.info("tier answers again", tier=self.name, attempts=self.failures)
         self.failures = 0
         return answers
@@ -93,6 +97,6 @@ class Post:
         jitter_s = full_jitter_s(self.failures, draw=self.draw(), cap_s=self.retry_max_s)
         delay_s = max(_LEAST_S, asked_s if asked_s is not None else jitter_s)
         self._due_at_s = self.clock.monotonic() + delay_s
-        say = log.error if isinstance(error, TierMisconfigured) else log.warning
-        if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th, 8th … in a row: said ever more rarely
-            say("tier does not answer", tier=self.name, cause=str(error), attempts=self.failures, delay_s=delay_s)
+        if self._says and self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th … in a row: ever more rarely
+            cause, attempts = str(error), self.failures
+            log.warning("tier does not answer", tier=self.name, cause=cause, attempts=attempts, delay_s=delay_s)

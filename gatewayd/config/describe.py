@@ -96,9 +96,16 @@ def allowed(info: mi.Type) -> str:
         return _range(kind)
     if isinstance(kind, mi.StrType):
         return _text(kind)
-    if isinstance(kind, mi.ListType) and kind.min_length:
-        return f"at least {kind.min_length}"
+    if isinstance(kind, mi.ListType | mi.DictType):
+        return _count(kind)
     return ""
+
+
+def _count(kind: mi.ListType | mi.DictType) -> str:
+    low, high = kind.min_length, kind.max_length
+    if low and high:
+        return f"{low} to {high} of them" if low != high else f"{low} of them"
+    return f"at least {low}" if low else f"at most {high}" if high else ""
 
 
 def _range(kind: mi.IntType | mi.FloatType) -> str:

@@ -81,8 +81,13 @@ class OpenAITier(RemoteTier, frozen=True, kw_only=True, tag_field="type", tag="o
     url: Annotated[str, Meta(pattern=r"^https?://", description="Base URL, e.g. http://box:8080/v1.")]
     model: Annotated[str, Meta(min_length=1, description="Name of the model there.")]
     labels: Annotated[
-        dict[str, str], Meta(min_length=2, description="The labels to choose from, each with what it means.")
+        dict[str, str],
+        Meta(min_length=2, max_length=26, description="The labels to choose from, each with what it means, or empty."),
     ]
+    endpoint: Annotated[
+        Literal["chat", "completions"],
+        Meta(description="`completions` suits base models, and servers whose chat tells no probabilities."),
+    ] = "chat"
     instruction: Annotated[str, Meta(max_length=4000, description="What the model is told before the text.")] = (
         "Which of these labels fits the text best?"
     )

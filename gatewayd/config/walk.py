@@ -86,6 +86,9 @@ def _choose(kind: mi.UnionType, value: Mapping[str, Any], path: Path, found: Fou
 
 
 def _dict(kind: mi.DictType, value: Mapping[str, Any], path: Path, found: Found) -> Any:
+    if problem := _count_problem(kind, len(value)):
+        found.append(Finding(path=path, problem=problem, allowed=allowed(kind)))
+        return BAD
     kept = {name: clean(kind.value_type, item, (*path, name), found) for name, item in value.items()}
     return {name: item for name, item in kept.items() if item is not BAD}
 
@@ -94,11 +97,16 @@ def _list(kind: mi.ListType, value: Any, path: Path, found: Found) -> Any:
     if not isinstance(value, list):
         found.append(Finding(path=path, problem=f"is {_is_a(value)}, must be a {type_name(kind)}"))
         return BAD
-    if len(value) < (kind.min_length or 0):
-        found.append(Finding(path=path, problem=f"has {len(value)} items", allowed=allowed(kind)))
+    if problem := _count_problem(kind, len(value)):
+        found.append(Finding(path=path, problem=problem, allowed=allowed(kind)))
         return BAD
     kept = [clean(kind.item_type, item, (*path, index), found) for index, item in enumerate(value)]
     return BAD if any(item is BAD for item in kept) else kept
+
+
+def _count_problem(kind: mi.ListType | mi.DictType, n: int) -> str:
+    is_fine = (kind.min_length or 0) <= n <= (n if kind.max_length is None else kind.max_length)
+    return "" if is_fine else f"has {n} items"
 
 
 def _is_scalar(kind: mi.Type, value: Any, path: Path, found: Found) -> bool:
