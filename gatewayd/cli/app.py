@@ -9,7 +9,7 @@ import typer
 
 from gatewayd.cli import EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE
 from gatewayd.cli.options import ConfigOption, JsonOption
-from gatewayd.cli.prove_app import audit
+from gatewayd.cli.prove_app import audit, route
 from gatewayd.cli.spool_app import spool
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ models = typer.Typer(help="Model bundles: list, verify, fetch, fit.", no_args_is
 app.add_typer(spool, name="spool")
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
+app.add_typer(route, name="route")
 
 
 def _run(coroutine: Coroutine[Any, Any, bool | None]) -> bool:

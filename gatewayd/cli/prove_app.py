@@ -8,6 +8,7 @@ import typer
 from gatewayd.cli import EXIT_FAILED
 from gatewayd.cli.options import ConfigOption, JsonOption
 
+route = typer.Typer(help="Routes: what would become of a message.", no_args_is_help=True)
 audit = typer.Typer(help="The audit trail of decisions: verify, show, export.", no_args_is_help=True)
 
 FolderOption = Annotated[
@@ -62,3 +63,23 @@ def audit_export(
 
     if not export(config, folder, pick_of(route, since, until)):
         raise typer.Exit(EXIT_FAILED)
+
+
+@route.command("explain")
+def route_explain(
+    config: ConfigOption,
+    name: Annotated[str, typer.Argument(metavar="ROUTE", help="Name of the route.")],
+    message: Annotated[str | None, typer.Argument(help="The payload; - reads it from standard input.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", exists=True, dir_okay=False, help="The payload from a file; of a recording (*.ndjson) the last."
+        ),
+    ] = None,
+    topic: Annotated[str, typer.Option(help="Its topic. Default: one that the route's first filter matches.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Where a message would go and why: its own tiers answer for real, nothing is sent."""
+    from gatewayd.cli.explain import Asked, explain_message
+
+    explain_message(config, Asked(route=name, message=message, file=file, topic=topic), as_json=as_json)
