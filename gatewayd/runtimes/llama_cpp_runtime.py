@@ -1,43 +1,57 @@
 """llama-cpp-python, inside the worker: for boards that compile their own llama.cpp (CUDA on a Jetson).
 
 Written against https://llama-cpp-python.readthedocs.io/en/latest/api-reference/ (0.3). One completion at a time: the
-library is not thread-safe. Of a prompt, what it shares with the one before is kept (`Llama.generate`).
+library is not thread-safe. Of a prompt, what it shares with the one before is kept (`Llama.generate`), and nothing else
+is: a static prompt is computed at the start, and again after a prompt that begins otherwise.
 """
 
 import json
+import sys
 import threading
 import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gatewayd.errors import RejectedError, TransientError
-from gatewayd.runtimes.protocol import CallEndedError, Complete, Completed, IsCancelled, Load
+from gatewayd.runtimes.label_scores import label_probabilities
+from gatewayd.runtimes.protocol import (
+    CallEndedError,
+    Complete,
+    Completed,
+    IsCancelled,
+    Keep,
+    Kept,
+    Load,
+    Score,
+    Scored,
+)
 
 
 class LlamaCppBackend:
     """Implements worker_main.Backend."""
 
     parallel = 1
-    prefixes_restored = 0
-    prefixes_computed = 0
+    prefixes_restored = 0  # the library's `save_state` copies the logits of every position: 1 MB a token with Gemma
 
-    def __init__(self, library: Any, llama: Any) -> None:
+    def __init__(self, library: Any, llama: Any, prefixes: Sequence[str] = ()) -> None:
         self.context_tokens: int = llama.n_ctx()
+        self.prefixes_computed = 0
         self._library = library
         self._llama = llama
         self._lock = threading.Lock()
+        for text in prefixes[-1:]:
+            try:
+                self._compute(self._checked(text))
+                self.prefixes_computed += 1
+            except RejectedError as exc:
+                print(f"a static prompt is not computed: {exc}", file=sys.stderr)
 
     def complete(self, call: Complete, is_cancelled: IsCancelled) -> Completed:
         """Raises RejectedError when the prompt is too long or schema or grammar are none, TransientError when late,
         CallEndedError when cancelled."""
         grammar = self._grammar(call)
         with self._lock:
-            tokens = self._tokens(call.prompt)
-            if len(tokens) >= self.context_tokens:
-                raise RejectedError(
-                    f"the prompt ({len(tokens)} tokens) exceeds the context of {self.context_tokens}: "
-                    "shorten the prompt or raise session.context_tokens in model.toml",
-                    reason="context",
-                )
+            tokens = self._checked(call.prompt)
             cached = self._shared_with_last(tokens)
             chunks = self._llama.create_completion(
                 tokens,
@@ -58,6 +72,59 @@ class LlamaCppBackend:
             tokens_cached=cached,
             finish=finish,
         )
+
+    def score(self, call: Score, is_cancelled: IsCancelled) -> Scored:
+        """Raises RejectedError when the prompt is too long or the labels are none, and as `complete` does."""
+        with self._lock:
+            sequences = [self._checked(call.prompt + label) for label in call.labels]
+            prompt = self._tokens(call.prompt)
+            cached = self._shared_with_last(prompt)
+
+            def ask(tokens: Sequence[int], wanted: Collection[int]) -> Mapping[int, float]:
+                if is_cancelled():
+                    raise CallEndedError
+                if time.monotonic() > call.deadline_s:
+                    raise TransientError("the labels were not scored within the time-out")
+                return self._next_logprobs(tokens, wanted)
+
+            probabilities = label_probabilities(sequences, ask)
+        return Scored(id=call.id, probabilities=probabilities, tokens_in=len(prompt), tokens_cached=cached)
+
+    def keep(self, call: Keep, is_cancelled: IsCancelled) -> Kept:
+        """Raises RejectedError when the text is too long."""
+        with self._lock:
+            if is_cancelled():
+                raise CallEndedError
+            self._compute(self._checked(call.text))
+        return Kept(id=call.id, is_restored=False)
+
+    def _compute(self, tokens: Sequence[int]) -> None:
+        """Read these tokens; what they share with what was read before is not read again."""
+        written = self._llama.generate(list(tokens), temp=0.0)
+        next(written)  # the first token it would write: with it, and not before, the prompt is read
+        written.close()
+
+    def _next_logprobs(self, tokens: Sequence[int], wanted: Collection[int]) -> Mapping[int, float]:
+        """Natural logarithms of the probabilities of `wanted` as the next token: log softmax of the last logits."""
+        import numpy as np
+
+        self._compute(tokens)
+        row = self._library.llama_get_logits_ith(self._llama.ctx, -1)
+        logits = np.ctypeslib.as_array(row, shape=(self._llama.n_vocab(),)).astype(np.float64)
+        highest = logits.max()
+        total = highest + np.log(np.exp(logits - highest).sum())
+        return {token: float(logits[token] - total) for token in wanted}
+
+    def _checked(self, text: str) -> list[int]:
+        """The tokens of a prompt. Raises RejectedError when there are too many."""
+        tokens = self._tokens(text)
+        if len(tokens) >= self.context_tokens:
+            raise RejectedError(
+                f"the prompt ({len(tokens)} tokens) exceeds the context of {self.context_tokens}: "
+                "shorten the prompt or raise session.context_tokens in model.toml",
+                reason="context",
+            )
+        return tokens
 
     def count_tokens(self, text: str) -> int:
         return len(self._tokens(text))  # the vocabulary is only read: no need to wait for a completion
@@ -115,7 +182,7 @@ def open_backend(load: Load) -> LlamaCppBackend:
         swa_full=options.swa_full,
         verbose=False,
     )
-    return LlamaCppBackend(llama_cpp, llama)
+    return LlamaCppBackend(llama_cpp, llama, load.prefixes)
 
 
 def _collect(chunks: Any, deadline_s: float, is_cancelled: IsCancelled) -> tuple[str, str]:

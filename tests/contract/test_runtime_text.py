@@ -163,6 +163,50 @@ def test_unicode_goes_there_and_back(session: WorkerTextSession) -> None:
     assert completion.text == "Überdruck ≥ 5 bar 🚰"
 
 
+def test_labels_share_one_and_the_likeliest_is_the_one_that_goes_on(session: WorkerTextSession) -> None:
+    found = session.label_scores("One, two, three,", [" four", " eleven hundred", " purple"])
+
+    assert list(found.scores) == [" four", " eleven hundred", " purple"]
+    assert sum(found.scores.values()) == pytest.approx(1.0)
+    assert found.scores[" four"] > 0.9
+    assert found.tokens_in == session.count_tokens("One, two, three,")
+
+
+def test_how_two_labels_compare_does_not_depend_on_a_third(session: WorkerTextSession) -> None:
+    prompt = EXAMPLES + 'Line: the door is open\n{"level": "'
+
+    two = session.label_scores(prompt, ["info", "error"]).scores
+    three = session.label_scores(prompt, ["warning sign", "error", "info"]).scores
+
+    assert two["info"] / two["error"] == pytest.approx(three["info"] / three["error"], rel=0.02)
+
+
+def test_labels_the_model_would_never_write_are_scored_too(session: WorkerTextSession) -> None:
+    found = session.label_scores("One, two, three,", ["\U0001f6b0 qzx", " zzyzx 41"])
+
+    assert sum(found.scores.values()) == pytest.approx(1.0)
+    assert all(0 <= score <= 1 for score in found.scores.values())
+
+
+def test_a_label_that_begins_another_is_rejected(session: WorkerTextSession) -> None:
+    with pytest.raises(RejectedError) as caught:
+        session.label_scores("The level is", [" error", " error 5"])
+
+    assert caught.value.reason == "labels"
+
+
+def test_labels_after_a_prompt_beyond_the_context_are_rejected(session: WorkerTextSession) -> None:
+    with pytest.raises(RejectedError) as caught:
+        session.label_scores("word " * 600, [" a", " b"])
+
+    assert caught.value.reason == "context"
+
+
+def test_labels_that_come_too_late_are_transient(session: WorkerTextSession) -> None:
+    with pytest.raises(TransientError):
+        session.label_scores("word " * 300, [" a", " b"], timeout_s=0.0)
+
+
 def test_what_was_done_is_counted(session: WorkerTextSession) -> None:
     before = session.stats()
 
