@@ -122,7 +122,8 @@ class Ladder:
 
     def adopt(self, fast: Sequence[LocalTier]) -> None:
         """Handlers that have started: the first ones, or those that take over from them."""
-        self.tiers = [*fast, *(tier for tier in self.tiers if tier.post is not None)]
+        before = {tier.name for tier in self.fast}
+        self.tiers = [*fast, *(tier for tier in self.tiers if tier.name not in before)]
 
     def views(self) -> Sequence[TierView]:
         """All of them as of now."""
