@@ -147,16 +147,18 @@ async def cascade(
     route: Mapping[str, Any] = OPEN,
     tiers: Mapping[str, Any] | None = None,
     clock: ManualClock | None = None,
+    real: bool = False,
     **sections: Any,
 ) -> AsyncIterator[CascadeRig]:
-    """The stages, running; by default with a student and the first of `far` above it."""
+    """The stages, running; by default with a student and `far` above it. `real`: the clients of the config, and no
+    simulated ones."""
     known = tiers or {"student": STUDENT, **{one.name: {**CLOUD, "place": one.place} for one in far}}
     config = config_of(folder, {"live": False, **route}, known, **sections)
     environment = read_environment({"STATE_DIRECTORY": str(folder / "state")})
     paths = resolve_paths(config, environment, folder / "config.toml")
     telemetry = Telemetry.build(config.telemetry, environment, "gw", "0")
     ground = lay_ground(config, paths, environment, telemetry, clock or ManualClock())
-    clients = {one.name: one for one in far}
+    clients = None if real else {one.name: one for one in far}
     parts = await build(ground, source=lambda ground: MemorySource(ground.clock), sinks={}, clients=clients)
     rig = CascadeRig(parts, ground.clock, telemetry)  # type: ignore[arg-type]
     rig.start()
