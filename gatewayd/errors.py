@@ -22,7 +22,15 @@ class ConfigError(GatewaydError):
 
 
 class TransientError(GatewaydError):
-    """The same call may succeed later: retry with backoff."""
+    """The same call may succeed later: retry with backoff.
+
+    Attributes:
+        reason: a short stable word where the caller may want to know, e.g. `hot`; "" else.
+    """
+
+    def __init__(self, message: str = "", *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class SinkUnavailable(TransientError):

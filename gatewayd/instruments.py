@@ -19,6 +19,10 @@ COMMIT_SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 
 LAG_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
 
+# As opentelemetry-exporter-prometheus makes them of UCUM units.
+_SUFFIXES = {"s": "_seconds", "By": "_bytes", "Cel": "_celsius", "J": "_joules", "W": "_watts", "Hz": "_hertz"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instrument:
     """One metric."""
@@ -35,7 +39,7 @@ class Instrument:
     @property
     def prometheus_name(self) -> str:
         """The name on /metrics."""
-        suffix = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
+        suffix = _SUFFIXES.get(self.unit, "")
         name = self.name.replace(".", "_")
         if not name.endswith(suffix):
             name += suffix
@@ -258,6 +262,44 @@ def handler_instrument(stat: str) -> Instrument:
     return _counter(name, "", meaning, "route") if stat.endswith("_total") else _gauge(name, "", meaning, "route")
 
 
+# What a board may offer: OpenTelemetry's conventions for hardware and, for the load, its host metrics receiver.
+_BOARD = (
+    _gauge("hw.temperature", "Cel", "A temperature of the board.", "hw.id", "hw.name"),
+    _gauge(
+        "hw.temperature.limit",
+        "Cel",
+        "Its trip points: slowed down, switched off.",
+        "hw.id",
+        "hw.name",
+        "hw.limit_type",
+    ),
+    _gauge("hw.power", "W", "Power of a rail of the board.", "hw.id", "hw.name", "hw.type"),
+    _gauge("hw.host.power", "W", "Power of the rail that feeds the whole board.", "hw.id", "hw.name"),
+    _counter("hw.energy", "J", "Energy of a part of the board since the start.", "hw.id", "hw.name", "hw.type"),
+    _counter("hw.host.energy", "J", "Energy of the whole board since the start.", "hw.id", "hw.name"),
+    _gauge("system.cpu.frequency", "Hz", "Frequency of a processor as its driver has it.", "cpu.logical_number"),
+    _gauge("system.cpu.load_average.1m", "{thread}", "Load over 1 minute."),
+    _gauge("system.cpu.load_average.5m", "{thread}", "Load over 5 minutes."),
+    _gauge("system.cpu.load_average.15m", "{thread}", "Load over 15 minutes."),
+    _gauge("gatewayd.board.hot", "", "1 while the board is hot or throttled, and low priorities give way."),
+    _gauge("gatewayd.board.throttled", "", "1 while this holds the processor back, where the board tells.", "cause"),
+    _counter(
+        "gatewayd.model.refused", "{call}", "Calls of a language model that a route did without.", "route", "reason"
+    ),
+    _gauge(
+        "gatewayd.model.call.energy",
+        "J",
+        "Energy of the board by calls of a model, over the times in which it alone computed.",
+        "model",
+    ),
+    _gauge(
+        "gatewayd.model.token.energy",
+        "J",
+        "Energy of the board by tokens a model wrote, over the times in which it alone computed.",
+        "model",
+    ),
+)
+
 INSTRUMENTS: Mapping[str, Instrument] = {
-    each.name: each for each in (*_COUNTERS, *_CONVENTIONS, *_HISTOGRAMS, *_GAUGES)
+    each.name: each for each in (*_COUNTERS, *_CONVENTIONS, *_HISTOGRAMS, *_GAUGES, *_BOARD)
 }

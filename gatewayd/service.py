@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from gatewayd import __version__
+from gatewayd.board.watch import run_board
 from gatewayd.checked import load_checked
 from gatewayd.config.environment import Environment, gateway_id, resolve_paths
 from gatewayd.daemon import Life, close_parts, run_parts
@@ -68,6 +69,7 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
                 tasks.create_task(run_reload(parts, life.reload, notifier, path, renewals), name="reload"),
                 tasks.create_task(run_renewals(parts, renewals), name="renewals"),
                 tasks.create_task(run_sweeps(parts), name="sweeps"),
+                tasks.create_task(run_board(parts.board, parts.models.stats), name="board"),
             ]
             await run_parts(parts, life, started=lambda: _started(parts, notifier), stopping=notifier.stopping)
             for task in helpers:

@@ -10,8 +10,8 @@ import apsw
 import structlog
 
 from gatewayd import __version__
-from gatewayd.cascade.shown import cascade_status, observe_clients, post_status, tier_days
 from gatewayd.board.observed import observe_board
+from gatewayd.cascade.shown import cascade_status, observe_clients, post_status, tier_days
 from gatewayd.errors import ConfigError
 from gatewayd.memory import resident_bytes
 from gatewayd.spool.reader import SpoolReader

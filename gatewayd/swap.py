@@ -16,7 +16,6 @@ from gatewayd.api import Handler, Model
 from gatewayd.errors import ConfigError, ModelError
 from gatewayd.models.store import ModelStore
 from gatewayd.models.stored import StoredModel
-from gatewayd.models.view import RouteModels
 from gatewayd.wiring import Parts, RoutePart, build_handlers
 
 log = structlog.get_logger(__name__)
@@ -77,6 +76,12 @@ async def run_renewals(parts: Parts, renewals: Renewals) -> None:
 async def swap(parts: Parts, name: str) -> bool:
     """Replace a model in use by the version that is on disk now. False: the old one stays, and the log says why."""
     store = parts.models
+    if cascades := _cascades_with(parts, name):
+        log.warning(
+            "model has a newer version that waits for a restart: a cascade uses it", model=name, routes=cascades
+        )
+        store.ignore(name)
+        return False
     try:
         fresh = await asyncio.to_thread(store.prepare, name)
     except ModelError as error:
@@ -118,6 +123,16 @@ def _users(parts: Parts, model: StoredModel) -> list[str]:
     ]
 
 
+def _cascades_with(parts: Parts, name: str) -> list[str]:
+    """The routes with tiers that use the model: their ladder knows the handlers it was built with."""
+    found: list[str] = []
+    for route, cascade in parts.cascades.parts.items():
+        runners = [parts.routes[route].context.runner, *(client.runner for client in cascade.slow)]
+        if any(name in runner.held for runner in runners):
+            found.append(route)
+    return found
+
+
 def _is_of(held: Model | None, model: StoredModel) -> bool:
     """Whether what a handler holds is this version; a route's own view of a model passes `bundle` on."""
     return held is not None and getattr(held, "bundle", None) is model.bundle
@@ -131,7 +146,7 @@ async def _start_all(parts: Parts, routes: Sequence[str], fresh: StoredModel | N
         for route in routes:
             runners[route] = HandlerRunner(route, handlers[route])
             models = _With(parts.models, fresh) if fresh is not None else parts.models
-            await runners[route].start(RouteModels(models, parts.routes[route].context.terms))
+            await runners[route].start(parts.models_of(route, models))
     except (ConfigError, ModelError) as error:
         log.error(
             "model keeps its old version, a handler does not start with the new one",

@@ -19,6 +19,7 @@ import structlog
 from gatewayd import __version__
 from gatewayd.answer import HandlerRunner
 from gatewayd.api import Handler, Models
+from gatewayd.board.watch import BoardWatch
 from gatewayd.cascading import Cascades, build_cascades, build_tier_handlers
 from gatewayd.clock import SystemClock
 from gatewayd.config import schema
@@ -117,13 +118,17 @@ class Parts:
     sinks: dict[str, Sink]
     throttles: dict[str, Throttle]
     cascades: Cascades
+    board: BoardWatch
     running_config: schema.Config  # as it runs now: the one it started with plus what reloads took over
     losses: Losses = field(default_factory=lambda: Losses({}))
     started_at_s: float = 0.0  # monotonic
 
-    def models_of(self, route: str) -> Models:
-        """The models as the route sees them: its calls have its priority and its deadline."""
-        return RouteModels(self.models, self.routes[route].context.terms)
+    def models_of(self, route: str, models: Models | None = None) -> Models:
+        """The models as the route sees them: its calls have its priority and its deadline, and give way while the board
+        is hot. `models`: in place of the store."""
+        terms = self.routes[route].context.terms
+        may_ask = partial(self.board.shedding.check, route, terms.priority)
+        return RouteModels(models or self.models, terms, may_ask)
 
     def sink_routes(self, sink: str) -> list[str]:
         """The routes whose results this sink gets, those with results from an earlier config included."""
@@ -209,6 +214,7 @@ async def build(
         sinks=built_sinks,
         throttles=_throttles(ground, built_sinks, spool),
         cascades=cascades,
+        board=BoardWatch.of(config.board),
         running_config=config,
         started_at_s=ground.clock.monotonic(),
     )

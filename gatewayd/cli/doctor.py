@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from gatewayd.board.watch import in_words
 from gatewayd.checked import handler_problems
 from gatewayd.cli.output import cause, human_bytes, print_json, quiet_logs
 from gatewayd.clock import RELEASED, ask_system
@@ -63,6 +64,8 @@ async def _findings(config_path: Path) -> AsyncIterator[Finding]:
     yield await _broker(config)
     for finding in _models(config, paths):
         yield finding
+    words, hint = in_words(config.board)
+    yield Finding("board", ok=True, words=words, hint=hint)
     yield _disk(config, paths)
     yield _spool(paths)
 

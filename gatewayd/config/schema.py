@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from gatewayd.config.board import Board
 from gatewayd.config.links import Broker, Reconnect, Secret, Section, Source, Tls
 from gatewayd.config.routes import BatchLimits, Payload, Route, WindowLimits
 from gatewayd.config.sinks import FileSink, HttpSink, MqttSink, Sink
@@ -16,6 +17,7 @@ from gatewayd.config.tiers import Escalation, HandlerTier, HttpTier, KServeTier,
 __all__ = [
     "Audit",
     "BatchLimits",
+    "Board",
     "Broker",
     "Config",
     "Escalation",
@@ -345,6 +347,7 @@ class Config(Section, frozen=True):
     spool: Spool = field(default_factory=Spool)
     audit: Audit = field(default_factory=Audit)
     models: Models = field(default_factory=Models)
+    board: Board = field(default_factory=Board)
     handlers: Handlers = field(default_factory=Handlers)
     telemetry: Telemetry = field(default_factory=Telemetry)
     web: Web = field(default_factory=Web)

@@ -5,11 +5,14 @@ that every other route has.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from gatewayd.api import Completion, LabelScores, Model, Models, TensorSession, TextSession
 from gatewayd.errors import TransientError
+
+# Before each call of a language model. Raises TransientError while the route has to do without: gatewayd.board.heat.
+MayAsk = Callable[[], None]
 
 _TIMEOUT_S = 120.0  # of who says nothing: api.TextSession.complete
 
@@ -28,13 +31,14 @@ class RouteTerms(Protocol):
 class RouteModels:
     """Implements api.Models."""
 
-    def __init__(self, models: Models, terms: RouteTerms) -> None:
+    def __init__(self, models: Models, terms: RouteTerms, may_ask: MayAsk = lambda: None) -> None:
         self._models = models
         self._terms = terms
+        self._may_ask = may_ask
 
     def get(self, name: str) -> "RouteModel":
         """See api.Models."""
-        return RouteModel(self._models.get(name), self._terms)
+        return RouteModel(self._models.get(name), self._terms, self._may_ask)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._models, name)  # what a store offers beyond the protocol is not the route's own
@@ -43,7 +47,7 @@ class RouteModels:
 class RouteModel:
     """Implements api.Model."""
 
-    def __init__(self, model: Model, terms: RouteTerms) -> None:
+    def __init__(self, model: Model, terms: RouteTerms, may_ask: MayAsk = lambda: None) -> None:
         self.name = model.name
         self.version = model.version
         self.labels: Sequence[str] = model.labels
@@ -51,6 +55,7 @@ class RouteModel:
         self.calibration: Mapping[str, Any] = model.calibration
         self._model = model
         self._terms = terms
+        self._may_ask = may_ask
 
     def file(self, role: str) -> str:
         """See api.Model."""
@@ -62,7 +67,7 @@ class RouteModel:
 
     def text(self) -> TextSession:
         """See api.Model."""
-        return RouteText(self._model.text(), self._terms)
+        return RouteText(self._model.text(), self._terms, self._may_ask)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -71,10 +76,11 @@ class RouteModel:
 class RouteText:
     """Implements api.TextSession."""
 
-    def __init__(self, session: TextSession, terms: RouteTerms) -> None:
+    def __init__(self, session: TextSession, terms: RouteTerms, may_ask: MayAsk = lambda: None) -> None:
         self.context_tokens = session.context_tokens
         self._session: Any = session
         self._terms = terms
+        self._may_ask = may_ask
         # Sessions that wait for slots say which of their methods take a priority; others know of none.
         self._scheduled: frozenset[str] = getattr(session, "scheduled", frozenset())
 
@@ -100,6 +106,7 @@ class RouteText:
         return getattr(self._session, name)
 
     def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        self._may_ask()
         if name in self._scheduled:
             options["priority"] = self._terms.priority
         left_s = self._terms.left_s()
