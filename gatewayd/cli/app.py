@@ -233,6 +233,12 @@ def models_calibrate(
         float | None,
         typer.Option(min=0, max=1, help="Instead: share of the answers that may be handed on to the next tier."),
     ] = None,
+    repeats_once: Annotated[
+        bool,
+        typer.Option(
+            "--repeats-once", help="With --escalation-rate: what repeats counts once; the tier above has `recall`."
+        ),
+    ] = False,
     label: Annotated[str | None, typer.Option(help="Column of the labels; of texts `label` if unset.")] = None,
     column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     time: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
@@ -251,6 +257,7 @@ def models_calibrate(
         options=options,
         accuracy=accuracy,
         escalation_rate=escalation_rate,
+        repeats_once=repeats_once,
         label=label,
         column=column,
         time=time,

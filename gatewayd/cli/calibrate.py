@@ -38,6 +38,7 @@ class Asked:
     options: str | None  # a JSON object
     accuracy: float | None
     escalation_rate: float | None
+    repeats_once: bool
     label: str | None
     column: str
     time: str | None
@@ -78,7 +79,7 @@ def _goal(asked: Asked) -> Goal:
     if asked.accuracy is not None and asked.escalation_rate is not None:
         raise typer.BadParameter("give --accuracy or --escalation-rate, not both")
     if asked.escalation_rate is not None:
-        return Goal(escalation_rate=asked.escalation_rate)
+        return Goal(escalation_rate=asked.escalation_rate, repeats_once=asked.repeats_once)
     return Goal(accuracy=0.95 if asked.accuracy is None else asked.accuracy)
 
 

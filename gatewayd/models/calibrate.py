@@ -6,7 +6,7 @@ reported is of answers that nothing was fitted on.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,12 @@ class Goal:
 
     accuracy: float | None = None  # of the answers that are taken
     escalation_rate: float | None = None  # of all answers, those that are handed on
+    repeats_once: bool = False  # of those handed on what repeats counts once: the tier above remembers
 
     def __str__(self) -> str:
         if self.accuracy is not None:
             return f"accuracy of what is taken >= {self.accuracy:g}"
-        return f"share handed on <= {self.escalation_rate:g}"
+        return f"share handed on <= {self.escalation_rate:g}" + (", repeats once" if self.repeats_once else "")
 
 
 class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +90,11 @@ def calibrate(
     labeled: Labeled,
     goal: Goal,
     progress: Progress = lambda _done, _total: None,
+    seen: Labeled | None = None,
 ) -> Calibrated:
     """Run the samples, fit on the earlier half, choose and judge on the later half, write the bundle `name` anew.
+
+    `seen`: more inputs that are not new (what the model was fitted on): for the novelty guard alone.
 
     Raises ModelError naming what to do: labels unknown to the model, one label only, too few samples.
     """
@@ -100,7 +104,8 @@ def calibrate(
     earlier, later = fit.split_by_time(heard.answers)
     chosen = fit.choose(earlier, later)
     threshold = _threshold(chosen, later, goal)
-    guard = _guard(heard, labeled.overlap)
+    known = hear(handler, store, model, seen) if seen is not None else None
+    guard = _guard([heard] if known is None else [heard, known], labeled.overlap)
     bundle = read_bundle(models_dir / name, name=name)
     version = next_version(bundle.manifest.version)
     calibration = msgspec.structs.replace(chosen.calibration, accept=threshold.accept)
@@ -122,16 +127,21 @@ def _threshold(chosen: fit.Chosen, later: fit.Answers, goal: Goal) -> fit.Thresh
     if goal.accuracy is not None:
         return fit.threshold_for_accuracy(chosen.confidences, later, goal.accuracy)
     assert goal.escalation_rate is not None
-    return fit.threshold_for_rate(chosen.confidences, later, goal.escalation_rate)
+    return fit.threshold_for_rate(chosen.confidences, later, goal.escalation_rate, repeats_once=goal.repeats_once)
 
 
-def _guard(heard: Heard, overlap: int) -> Guard | None:
-    """Of all samples: an input like any of them is not new."""
-    if heard.points is None:
-        return None
-    lengths = np.linalg.norm(heard.points, axis=1)
-    are_unit_vectors = bool(np.allclose(lengths, 1.0, atol=1e-3))
-    return fit_guard(heard.points, heard.points_at, apart=overlap, standardize=not are_unit_vectors)
+def _guard(heard: Sequence[Heard], overlap: int) -> Guard | None:
+    """Of all samples: an input like any of them is not new. Those of one recording are far in time from another's."""
+    points, at, begin = [], [], 0
+    for each in heard:
+        if each.points is None:
+            return None
+        points.append(each.points)
+        at.append(each.points_at + begin)
+        begin += each.n_samples + overlap
+    known = np.concatenate(points)
+    are_unit_vectors = bool(np.allclose(np.linalg.norm(known, axis=1), 1.0, atol=1e-3))
+    return fit_guard(known, np.concatenate(at), apart=overlap, standardize=not are_unit_vectors)
 
 
 def _write(

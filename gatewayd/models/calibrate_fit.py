@@ -52,6 +52,14 @@ class Answers:
         """[n]: the score of the label that was said."""
         return np.asarray(self.scores[np.arange(len(self)), self.said])
 
+    @cached_property
+    def is_first(self) -> Bools:
+        """[n]: whether no sample before it has the same scores, as those of repeated lines do."""
+        _, first = np.unique(self.scores, axis=0, return_index=True)
+        found = np.zeros(len(self), np.bool_)
+        found[first] = True
+        return found
+
     def part(self, start: int, end: int) -> "Answers":
         """Those from `start` on, before `end`."""
         rows = slice(start, end)
@@ -268,9 +276,15 @@ def threshold_for_accuracy(confidences: Floats, later: Answers, accuracy: float)
     return _at(confidences, later, 1.0, accuracy)
 
 
-def threshold_for_rate(confidences: Floats, later: Answers, escalation_rate: float) -> Threshold:
-    """The highest threshold that hands on no more than this share of the answers."""
-    cuts = [accept for accept in _cuts(confidences) if float((confidences < accept).mean()) <= escalation_rate]
+def threshold_for_rate(
+    confidences: Floats, later: Answers, escalation_rate: float, *, repeats_once: bool = False
+) -> Threshold:
+    """The highest threshold that hands on no more than this share of the answers.
+
+    `repeats_once`: of samples with the same scores the first alone counts, for a tier above that remembers its answers.
+    """
+    counted = later.is_first if repeats_once else np.ones(len(later), np.bool_)
+    cuts = [cut for cut in _cuts(confidences) if float(((confidences < cut) & counted).mean()) <= escalation_rate]
     chosen = _at(confidences, later, max(cuts), 0.0)
     n_own = later.n_independent
     return replace(chosen, is_supported=n_own * min(escalation_rate, 1 - escalation_rate) >= MIN_ANSWERS / 3)
