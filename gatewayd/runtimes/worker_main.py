@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -47,6 +48,8 @@ from gatewayd.runtimes.protocol import Stats as StatsRequest
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OOM_SCORE = "800"  # proc(5): of 1000; the kernel takes the worker before the daemon
+_GROUP_ATTEMPTS = 20
+_GROUP_PAUSE_S = 0.12
 _POLICIES = {"other": os.SCHED_OTHER, "batch": os.SCHED_BATCH, "idle": os.SCHED_IDLE}
 
 _BACKENDS: Mapping[str, str] = {
@@ -184,12 +187,33 @@ def _step_back() -> None:
 def _take(place: Place) -> None:
     """Before any other thread is there: the kernel keeps all three for each thread, and new ones inherit them."""
     os.nice(place.nice)
+    _lower_group(place.nice)
     try:
         if place.cpus:
             os.sched_setaffinity(0, place.cpus)
         os.sched_setscheduler(0, _POLICIES[place.policy], os.sched_param(0))
     except OSError as exc:  # a core that is not there, a container that forbids it: no reason to stay away
         print(f"models.worker_cpus or models.worker_policy cannot be followed: {exc}", file=sys.stderr)
+
+
+def _lower_group(niceness: int) -> None:
+    """Where the kernel groups tasks by session, niceness counts within a session alone, and this one is ours: the group
+    itself must step back, or the worker weighs as much as all the rest of the daemon. Source: sched(7), "The autogroup
+    feature"."""
+    try:
+        daemons = int(Path(f"/proc/{os.getppid()}/autogroup").read_text().split()[-1])  # "/autogroup-25 nice 0"
+    except (OSError, ValueError, IndexError):
+        return  # a kernel without the feature
+    for _ in range(_GROUP_ATTEMPTS):
+        try:
+            Path("/proc/self/autogroup").write_text(str(max(-20, min(19, daemons + niceness))))
+        except BlockingIOError:  # somebody else did so within the last tenth of a second: the kernel allows one
+            time.sleep(_GROUP_PAUSE_S)
+        except OSError as exc:
+            print(f"models.worker_nice cannot be followed: {exc}", file=sys.stderr)
+            return
+        else:
+            return
 
 
 def _resident_bytes() -> int:

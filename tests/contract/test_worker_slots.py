@@ -155,6 +155,19 @@ def test_every_thread_of_a_worker_steps_back_as_it_is_told(start: Start) -> None
     assert {frozenset(os.sched_getaffinity(thread)) for thread in threads} == {frozenset({core})}
 
 
+def test_the_worker_s_group_steps_back_as_well_or_its_niceness_would_count_for_nothing(start: Start) -> None:
+    own = Path("/proc/self/autogroup")
+    if not own.exists():
+        pytest.skip("this kernel does not group by session")
+    session = start(Place(nice=7))
+
+    group, _, niceness = Path(f"/proc/{session.pid}/autogroup").read_text().partition(" nice ")
+
+    own_group, _, own_niceness = own.read_text().partition(" nice ")
+    assert group != own_group
+    assert int(niceness) == min(19, int(own_niceness) + 7)
+
+
 def test_a_core_that_is_not_there_is_no_reason_to_stay_away(start: Start) -> None:
     session = start(Place(cpus=(100_000,)))
 
