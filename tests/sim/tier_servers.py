@@ -44,6 +44,7 @@ class TierServer:
         self.max_request_bytes: int | None = None
         self.requests: list[Any] = []  # what was posted, as JSON
         self.headers: list[Mapping[str, str]] = []
+        self.paths: list[str] = []  # with their queries
         self.gate: asyncio.Event | None = None  # answers wait for it
         self.n_at_once = 0
         self.most_at_once = 0
@@ -84,6 +85,7 @@ class TierServer:
         asked = json.loads(raw)
         self.requests.append(asked)
         self.headers.append(dict(request.headers))
+        self.paths.append(request.path_qs)
         self.n_at_once += 1
         self.most_at_once = max(self.most_at_once, self.n_at_once)
         try:

@@ -211,7 +211,7 @@ def _scores(tops: Sequence[tuple[str, float]], labels: Sequence[str]) -> dict[st
     scores = dict.fromkeys(labels, 0.0)
     for token, logprob in tops:
         label = offered.get(token.strip(_MARKS))
-        if label is not None and logprob <= 0.0:  # also what is not a number is left out
+        if label is not None and logprob < 0.01:  # rounded, some are above 0; what is not a number is left out
             scores[label] += math.exp(logprob)
     mass = sum(scores.values())
     if mass > 1.0:  # rounding, or a server that means something else
