@@ -33,12 +33,12 @@ class Joules:
             if before is not None:
                 used_j = counter.joules - before
                 self._add(counter.id, used_j + counter.wraps_at_j if used_j < 0 else used_j)
-            self.names[counter.id] = counter.name
+            self._know(counter.id, counter.name)
         for rail in board.powers:
             before = self._powers.get(rail.id)
             if before is not None and stretch_s <= _MAX_STRETCH_S:
                 self._add(rail.id, (before + rail.watts) / 2 * stretch_s)
-            self.names[rail.id] = rail.name
+            self._know(rail.id, rail.name)
         self._counters = {counter.id: counter.joules for counter in board.energies}
         self._powers = {rail.id: rail.watts for rail in board.powers}
         self._at_s = now_s
@@ -49,13 +49,17 @@ class Joules:
         all processor packages together. None: it measures none of them."""
         for names in ((_PLATFORM,), WHOLE_BOARD):
             for id_, name in self.names.items():
-                if name in names and id_ in self.totals:
+                if name in names:
                     return name, self.totals[id_]
-        packages = [self.totals[id_] for id_, name in self.names.items() if "package" in name and id_ in self.totals]
+        packages = [self.totals[id_] for id_, name in self.names.items() if "package" in name]
         return ("packages", sum(packages)) if packages else None
 
+    def _know(self, id_: str, name: str) -> None:
+        self.names[id_] = name
+        self.totals.setdefault(id_, 0.0)
+
     def _add(self, id_: str, joules: float) -> None:
-        self.totals[id_] = self.totals.get(id_, 0.0) + max(0.0, joules)
+        self.totals[id_] += max(0.0, joules)
 
 
 @dataclass(slots=True)

@@ -135,6 +135,8 @@ def _throttled(root: Path) -> tuple[frozenset[str] | None, frozenset[str]]:
             bits = int(_text(file) or "", 16)
         except ValueError:
             continue
+        if not 0 <= bits < 1 << 32:
+            continue
         now = frozenset(name for bit, name in THROTTLED_BITS.items() if bits >> bit & 1)
         return now, frozenset(name for bit, name in THROTTLED_BITS.items() if bits >> (bit + _SINCE_BOOT) & 1)
     return _cooling(root), frozenset()
