@@ -20,6 +20,7 @@ from gatewayd.cascade.local import HandlerClient
 from gatewayd.cascade.policy import Rules, is_within
 from gatewayd.cascade.post import Post
 from gatewayd.cascade.reading import Calibrations
+from gatewayd.cascade.recall import Recall
 from gatewayd.cascade.redact import redaction
 from gatewayd.cascade.trail import AuditTrail
 from gatewayd.config import schema
@@ -154,7 +155,7 @@ def build_cascades(
     }
     if not handlers:
         return Cascades({}, {})
-    posts = build_posts(config, build_clients(ground, spool) if clients is None else clients, clock)
+    posts = build_posts(config, build_clients(ground, spool) if clients is None else clients, clock, telemetry)
     base = _Base(config, clock, telemetry, models, posts, _trail(ground), _lessons(ground))
     parts = {name: _build_cascade(base, contexts[name], handler) for name, handler in handlers.items()}
     return Cascades(parts, posts, [keeper for keeper in (base.trail, base.lessons) if keeper is not None])
@@ -263,13 +264,19 @@ def _local_post(ground: _Base, route: schema.Route, client: HandlerClient) -> Po
     )
 
 
-def build_posts(config: schema.Config, clients: Mapping[str, TierClient], clock: Clock) -> dict[str, Post]:
+def build_posts(
+    config: schema.Config, clients: Mapping[str, TierClient], clock: Clock, telemetry: Telemetry
+) -> dict[str, Post]:
     """What is known of each tier outside of this box, shared by the routes."""
     posts: dict[str, Post] = {}
     for name, client in clients.items():
         tier = config.tiers[name]
         assert not isinstance(tier, HandlerTier)
-        posts[name] = Post(client, clock, random.random, max_batch=tier.max_batch, retry_max_s=tier.retry_max_s)
+        post = Post(client, clock, random.random, max_batch=tier.max_batch, retry_max_s=tier.retry_max_s)
+        if tier.recall != "off":
+            post.recall = Recall(tier.recall, max_answers=tier.max_recalled, max_age_s=tier.max_recall_age_s)
+            post.on_recalled = telemetry.tier_recalled
+        posts[name] = post
     return posts
 
 

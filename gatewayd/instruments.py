@@ -111,6 +111,7 @@ _COUNTERS = (
     ),
     _counter("gatewayd.tier.answers", "{message}", "Messages that a tier above answered.", "tier"),
     _counter("gatewayd.tier.refusals", "{message}", "Messages that a tier above will never answer.", "tier", "reason"),
+    _counter("gatewayd.tier.recalled", "{message}", "Messages whose answer was remembered, and not asked for.", "tier"),
     _counter("gatewayd.tier.failures", "{request}", "Requests to a tier that brought no answers.", "tier", "reason"),
     _counter("gatewayd.tier.outages", "{outage}", "Times that a tier stopped answering.", "tier", "reason"),
     _counter("gatewayd.tier.tokens", "{token}", "Tokens that a tier says its answers took.", "tier", "type"),

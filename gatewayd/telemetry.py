@@ -184,6 +184,10 @@ class Telemetry:
         """A tier will never answer `n` questions."""
         self._counts["gatewayd.tier.refusals"].add((tier, reason), n)
 
+    def tier_recalled(self, tier: str, n: int) -> None:
+        """`n` questions were not asked: the answer was remembered."""
+        self._counts["gatewayd.tier.recalled"].add((tier,), n)
+
     def tier_failed(self, tier: str, reason: str) -> None:
         """A request brought no answers, and will be made again."""
         self._counts["gatewayd.tier.failures"].add((tier, reason), 1)

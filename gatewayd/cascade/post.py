@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from gatewayd.cascade.recall import Recall, ask_once
 from gatewayd.cascade.verdict import Question, Refusal, Verdict
 from gatewayd.errors import TierSpent, TransientError
 from gatewayd.ports import Clock, Draw, TierClient
@@ -29,6 +30,8 @@ class Post:
     max_batch: int = 16
     retry_max_s: float = 300.0
     counts_attempts: bool = False  # a handler on this box: it may kill the process, so attempts are counted on disk
+    recall: Recall | None = None  # None: every question is asked
+    on_recalled: Callable[[str, int], None] = lambda _tier, _n: None  # (tier, questions that were not asked)
     start: Callable[[], Awaitable[None]] | None = None  # to be called before questions, cheap when it was
     failures: int = 0  # in a row
     _due_at_s: float = field(default=float("-inf"))
@@ -79,7 +82,7 @@ class Post:
     async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict | Refusal]:
         """Its answers, one a question. Raises TransientError: it is to be asked again when `wait_s` is over."""
         try:
-            answers = await self.client.ask(questions)
+            answers = await self._ask(questions)
         except TierSpent as error:
             self._spent_until_s = self.clock.monotonic() + max(_LEAST_S, error.retry_after_s or 0.0)
             raise
@@ -89,6 +92,14 @@ class Post:
         if self.failures and self._says:
             log.info("tier answers again", tier=self.name, attempts=self.failures)
         self.failures = 0
+        return answers
+
+    async def _ask(self, questions: Sequence[Question]) -> Sequence[Verdict | Refusal]:
+        if self.recall is None:
+            return await self.client.ask(questions)
+        answers, n_recalled = await ask_once(self.recall, questions, self.client.ask, self.clock.monotonic())
+        if n_recalled:
+            self.on_recalled(self.name, n_recalled)
         return answers
 
     def _failed(self, error: TransientError) -> None:

@@ -71,6 +71,17 @@ class RemoteTier(Section, frozen=True):
     retry_max_s: Annotated[
         float, Meta(gt=0, le=86400, description="Highest ceiling of the delay between attempts, in seconds.")
     ] = 300.0
+    recall: Annotated[
+        Literal["off", "exact", "template"],
+        Meta(
+            description="Whether what was answered before is asked again. exact: not the same value of the same topic; "
+            "template: not a text that differs in numbers alone, so not where a number decides. off: always."
+        ),
+    ] = "off"
+    max_recalled: Annotated[int, Meta(ge=1, le=1000000, description="Answers remembered for `recall`.")] = 4096
+    max_recall_age_s: Annotated[
+        float, Meta(gt=0, description="An answer older than this is asked for again, in seconds.")
+    ] = 604800.0
     token: Annotated[Secret | None, Meta(description="Sent as `Authorization: Bearer …`.")] = None
     tls: Annotated[Tls | None, Meta(description="Own certificate authority, mutual TLS.")] = None
 
