@@ -15,6 +15,7 @@ from gatewayd_handlers.text_masks import masked_words, without_prefix
 Severity = Literal["info", "notice", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("info", "notice", "warning", "critical")
 
+MINUTES = 1440  # of a day
 MAX_WORDS = 60  # of a text; what comes after does not tell statements apart
 _ALIKE = 0.6  # share of words two texts of a statement have in common
 # Most statements told apart in a window; texts beyond are counted. A text is compared with those of its length.
@@ -77,6 +78,8 @@ class Facts:
     statements: Sequence[Statement]  # the worst first, then the most frequent
     n_other: int  # texts beyond the most statements that are told apart
     devices: Sequence[str]  # the most frequent first
+    device_counts: Sequence[int]  # how many texts named each of them
+    minutes: frozenset[int]  # of the day (UTC) in which a text came
     severity: Severity
 
 
@@ -90,7 +93,7 @@ class _Miner:
         text = without_prefix(text)
         words = masked_words(text)[:MAX_WORDS]
         group = self.by_shape.setdefault((len(words), words[0] if words else ""), [])
-        found = next((known for known in group if _alike(known.words, words)), None)
+        found = next((known for known in group if alike(known.words, words)), None)
         if found is None:
             if self.n_statements >= MAX_STATEMENTS:
                 self.n_other += 1
@@ -109,6 +112,7 @@ def mine(texts: Sequence[tuple[float, str]], start: float, end: float, devices: 
     for time, text in texts:
         miner.add(text, time)
     statements = [statement for group in miner.by_shape.values() for statement in group]
+    named = Counter(devices).most_common()
     # Of the same severity, what happened often comes first, then what happened early: the order is stable.
     statements.sort(key=lambda s: (-SEVERITIES.index(s.severity), -s.n, s.first))
     return Facts(
@@ -117,7 +121,9 @@ def mine(texts: Sequence[tuple[float, str]], start: float, end: float, devices: 
         end=end,
         statements=statements,
         n_other=miner.n_other,
-        devices=[name for name, _ in Counter(devices).most_common()],
+        devices=[name for name, _ in named],
+        device_counts=[n for _, n in named],
+        minutes=frozenset(int(time // 60) % MINUTES for time, _ in texts),
         severity=statements[0].severity if statements else "info",
     )
 
@@ -128,7 +134,8 @@ def evidence(text: str) -> Severity:
     return next((severity for severity, pattern in _EVIDENCE if pattern.search(text)), "info")
 
 
-def _alike(known: Sequence[str], words: Sequence[str]) -> bool:
+def alike(known: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether two texts of the same number of words are of one statement."""
     if not words:
         return True
     return sum(a in ("*", b) for a, b in zip(known, words, strict=True)) >= _ALIKE * len(words)

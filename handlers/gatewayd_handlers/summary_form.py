@@ -1,5 +1,6 @@
 """The form of a summary, whoever wrote it: the language model or gatewayd_handlers.extractive."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -66,6 +67,12 @@ def grammar(*, max_sentences: int = 2, sentence_chars: int = 110) -> str:
 def check(summary: Mapping[str, Any]) -> Summary:
     """Raises msgspec.ValidationError unless `summary` has the form."""
     return msgspec.convert(summary, Summary)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, each once: a small model likes to say things again."""
+    found = (sentence.strip() for sentence in re.findall(r".+?\.(?=\s|$)", text))
+    return list(dict.fromkeys(found)) or [text.strip()]
 
 
 def shortened(text: str, max_chars: int) -> str:

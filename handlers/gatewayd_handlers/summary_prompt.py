@@ -16,7 +16,7 @@ from gatewayd_handlers.extractive import pattern
 from gatewayd_handlers.summary_facts import Facts
 from gatewayd_handlers.summary_form import MAX_HEADLINE_CHARS, MAX_TEXT_CHARS, Written
 
-MAX_LINES = 6  # more than that, and a model of 270 million weights mixes them up
+_OVERLAP = 1  # lines that a part has in common with the one before
 _LINE_CHARS = 140
 _NOISE = re.compile(r"\[\*?\d*\](?=:)|(?<=\s)\w+=\**(?=\s|$)|[;:]?\s+\*(?:[ :*]|$)+$|\[preauth\]|\(\)")
 
@@ -63,14 +63,17 @@ def static_part(examples: Sequence[Example], language: str) -> str:
     return head + "".join(f"\nLog:\n{_lines(example.digest)}Report: {_answer(example)}\n" for example in examples)
 
 
-def variable_part(facts: Facts, n_lines: int) -> str:
-    """The window, in at most `n_lines` statements, and the beginning of its report."""
-    return f"\nLog:\n{_lines(digest(facts, n_lines))}Report: "
+def variable_part(lines: Sequence[str], before: str = "") -> str:
+    """The window in these lines, the most important first, and the beginning of its report. `before` is what was
+    reported of the window before it."""
+    earlier = f"\nReport of the log before, for context only: {before}\n" if before else ""
+    return f"{earlier}\nLog:\n{_lines(list(reversed(lines)))}Report: "
 
 
 def digest(facts: Facts, n_lines: int) -> list[str]:
-    """A line a statement, the worst last: what stands nearest to the answer is heeded most by a small model."""
-    return [f"{s.n}x {plain(pattern(s, _LINE_CHARS))}" for s in reversed(facts.statements[:n_lines])]
+    """A line a statement, the most important first. In the prompt it stands last: what is nearest to the answer is
+    heeded most by a small model."""
+    return [f"{s.n}x {plain(pattern(s, _LINE_CHARS))}" for s in facts.statements[:n_lines]]
 
 
 def plain(line: str) -> str:
@@ -78,15 +81,30 @@ def plain(line: str) -> str:
     return " ".join(_NOISE.sub(" ", line).replace("*", "…").split())
 
 
-def build(facts: Facts, static: str, count_tokens: Callable[[str], int], max_tokens: int) -> str | None:
-    """The prompt with as many statements as fit into `max_tokens`; None when not even one does."""
-    n_lines = min(MAX_LINES, len(facts.statements))
-    while n_lines > 0:
-        prompt = static + variable_part(facts, n_lines)
-        if count_tokens(prompt) <= max_tokens:
-            return prompt
+def split(lines: Sequence[str], fits: Callable[[Sequence[str]], bool], max_parts: int) -> list[list[str]]:
+    """The lines in order, in at most `max_parts` parts that fit, each as large as it can be. A part begins with the
+    last line of the one before, so that what belongs together is told together once; a line too long for any is left
+    out, and so are those beyond the last part."""
+    parts: list[list[str]] = []
+    at = 0
+    while at < len(lines) and len(parts) < max_parts:
+        n_lines = _fitting(lines[at:], fits)
+        if n_lines == 0:
+            at += 1
+            continue
+        parts.append(list(lines[at : at + n_lines]))
+        if at + n_lines >= len(lines):
+            break
+        at += max(1, n_lines - _OVERLAP)
+    return parts
+
+
+def _fitting(lines: Sequence[str], fits: Callable[[Sequence[str]], bool]) -> int:
+    """How many of the first lines fit: few questions, for each goes to the model's process."""
+    n_lines = len(lines)
+    while n_lines > 0 and not fits(lines[:n_lines]):
         n_lines = n_lines * 3 // 4
-    return None
+    return n_lines
 
 
 def _answer(example: Example) -> str:

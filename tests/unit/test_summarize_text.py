@@ -1,6 +1,7 @@
 """summarize_text: what the model may write, what becomes of it, and what happens when it cannot."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -20,16 +21,22 @@ GOOD = '{"headline": "Pump pump-3 failed 2 times", "what_happened": "The pump pu
 class ScriptedSession:
     """A TextSession that answers from a script: texts are written, errors are raised."""
 
-    def __init__(self, *script: str | Exception, context_tokens: int = 4096) -> None:
+    def __init__(self, *script: str | Exception, context_tokens: int = 4096, tokens_a_line: int = 0) -> None:
         self.script = list(script)
+        self.tokens_a_line = tokens_a_line  # of a digest; 0: three letters are a token
+        self.timeouts_s: list[float] = []
         self.prompts: list[str] = []
         self.context_tokens = context_tokens
 
     def count_tokens(self, text: str) -> int:
-        return len(text) // 3
+        return text.count("\n- ") * self.tokens_a_line or len(text) // 3
 
-    def complete(self, prompt: str, *, max_tokens: int, **_: Any) -> Completion:
+    def keep_prefix(self, text: str) -> None:
+        self.kept = text
+
+    def complete(self, prompt: str, *, max_tokens: int, timeout_s: float, **_: Any) -> Completion:
         self.prompts.append(prompt)
+        self.timeouts_s.append(timeout_s)
         step = self.script.pop(0)
         if isinstance(step, Exception):
             raise step
@@ -61,6 +68,7 @@ def started(session: ScriptedSession, *, missing: int = 0, **options: Any) -> Su
     return handler
 
 
+SHORT = {"digest": ["1x all fine"], "headline": "All is fine", "what_happened": "All is fine."}
 TEXTS = ("pump-3 failed: pressure 7", "pump-3 failed: pressure 9", "pump-3 runs", "valve_2 open")
 
 
@@ -125,7 +133,7 @@ def test_what_the_window_does_not_say_is_found_out(headline: str, invented: str)
 
     answer = data(started(ScriptedSession(said)))
 
-    assert invented in answer["unsupported"]
+    assert invented in [span["text"] for span in answer["unsupported"]]
     assert (answer["method"], answer["reason"], answer["provisional"]) == ("extractive", "ungrounded", False)
     assert answer["summary"]["headline"].startswith("2 times: pump-")
 
@@ -137,7 +145,7 @@ def test_a_sentence_that_invents_is_left_out_and_the_others_stay() -> None:
 
     assert answer["method"] == "model"
     assert answer["summary"]["what_happened"] == "The pump failed."
-    assert answer["unsupported"] == ["door-7"]
+    assert answer["unsupported"] == [{"field": "what_happened", "start": 22, "end": 28, "text": "door-7"}]
 
 
 def test_an_invention_can_be_kept_and_marked() -> None:
@@ -145,7 +153,8 @@ def test_an_invention_can_be_kept_and_marked() -> None:
 
     answer = data(started(ScriptedSession(said), ungrounded="mark"))
 
-    assert (answer["method"], answer["unsupported"]) == ("model", ["door-7"])
+    assert answer["method"] == "model"
+    assert answer["unsupported"] == [{"field": "headline", "start": 5, "end": 11, "text": "door-7"}]
     assert answer["summary"]["headline"] == "Door door-7 failed"
 
 
@@ -222,6 +231,109 @@ def test_messages_without_text_are_rejected_and_the_others_summarized() -> None:
     assert handler.handle(window(7))[0].reason == "missing_field"
 
 
+MANY = tuple(f"{name} sensor failed: no signal" for name in ("boiler", "fan", "kiln", "lamp", "mill", "oven", "press"))
+
+
+def told(headline: str) -> str:
+    return f'{{"headline": "{headline}", "what_happened": "{headline} with no signal."}}'
+
+
+def test_what_does_not_fit_one_prompt_is_reported_in_parts_and_then_as_a_whole() -> None:
+    names = ("Boiler", "Lamp", "Oven", "Sensors")
+    session = ScriptedSession(*(told(f"{name} failed") for name in names), tokens_a_line=100)
+    handler = started(session, max_prompt_tokens=400, max_lines=50, examples=[SHORT])
+
+    answer = data(handler, window(*MANY))
+
+    assert answer["summary"]["headline"] == "Sensors failed"
+    assert (answer["method"], answer["parts"], answer["tokens_out"]) == ("model", 3, 40)
+    assert all(f"{name} failed with no signal." in session.prompts[-1] for name in names[:-1])
+    digests = [{name for name in MANY if name in prompt} for prompt in session.prompts[:-1]]
+    assert set.union(*digests) == set(MANY)
+    assert all(len(first & second) == 1 for first, second in pairwise(digests))
+    assert handler.stats()["summarized_parts_total"] == 3
+
+
+def test_no_more_parts_are_reported_than_allowed_and_the_first_are_what_matters_most() -> None:
+    session = ScriptedSession(*(told(f"{name} failed") for name in ("Pump", "Boiler", "Both")), tokens_a_line=100)
+    handler = started(session, max_prompt_tokens=400, max_lines=50, max_parts=2, examples=[SHORT])
+
+    answer = data(handler, window(*MANY, "pump on fire: no signal, failed"))
+
+    assert answer["parts"] == 2
+    assert "pump on fire" in session.prompts[0]
+    assert len(session.prompts) == 3
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [told("Boiler failed"), TransientError("slow")],
+        [told("Boiler failed"), told("Lamp failed"), told("Oven failed"), TransientError("slow")],
+        [told("Boiler failed"), told("Lamp failed"), told("Oven failed"), told("Door-7 failed")],
+        [told("Boiler failed"), told("Lamp failed"), told("Oven failed"), "{", "{"],
+        [told("Boiler failed"), "{", "{", told("Door-7 failed")],
+    ],
+    ids=["a part takes too long", "the whole takes too long", "the whole invents", "it is cut off", "no other part"],
+)
+def test_whatever_goes_wrong_after_the_first_part_that_is_the_summary(script: list[str | Exception]) -> None:
+    handler = started(
+        ScriptedSession(*script, tokens_a_line=100), max_prompt_tokens=400, max_lines=50, examples=[SHORT]
+    )
+
+    answer = data(handler, window(*MANY))
+
+    assert (answer["summary"]["headline"], answer["method"], answer["parts"]) == ("Boiler failed", "model", 1)
+
+
+def test_the_time_for_a_window_is_divided_over_its_parts() -> None:
+    session = ScriptedSession(
+        *(told(f"{name} failed") for name in ("Boiler", "Lamp", "Oven", "All")), tokens_a_line=100
+    )
+
+    data(started(session, max_prompt_tokens=400, max_lines=50, timeout_s=100.0, examples=[SHORT]), window(*MANY))
+
+    assert [round(each) for each in session.timeouts_s] == [25, 33, 50, 100]  # a fourth of it, a third of what is left
+
+
+def test_a_headline_is_carried_to_the_devices_next_window_and_is_no_source() -> None:
+    session = ScriptedSession(told("Boiler failed"), told("Boiler failed"), told("Lamp on"))
+    handler = started(session, carry=True)
+
+    first = data(handler, window("boiler failed with no signal"))
+    second = data(handler, window("lamp on with no signal"))
+    other = Window(key="other", start=0.0, end=3600.0)
+    handler.handle(msgspec.structs.replace(window("lamp on with no signal"), window=other))
+
+    assert first["method"] == "model"
+    assert "for context only: Boiler failed\n" in session.prompts[1]
+    assert second["reason"] == "ungrounded"
+    assert "Boiler" in [span["text"] for span in second["unsupported"]]
+    assert "context" not in session.prompts[2]
+    assert handler.stats()["carried_headlines"] == 2
+
+
+def test_nothing_is_carried_unless_that_is_asked_for() -> None:
+    session = ScriptedSession(GOOD, GOOD)
+    handler = started(session)
+
+    handler.handle(window())
+    handler.handle(window())
+
+    assert "context" not in session.prompts[1]
+
+
+def test_what_was_never_said_before_comes_first() -> None:
+    handler = started(ScriptedSession(), model="")
+    usual = ("door open in hall", "door open in hall", "door shut in yard")
+
+    first = data(handler, window(*usual))
+    second = data(handler, window(*usual, "boat seen at sea"))
+
+    assert first["summary"]["headline"] == "2 times: door open in hall"
+    assert second["summary"]["headline"] == "boat seen at sea"
+
+
 @pytest.fixture(scope="module")
 def gemma() -> Iterator[Any]:
     store = ModelStore(demo_models("gemma3-270m"), schema.Models())
@@ -241,3 +353,17 @@ def test_a_real_model_summarizes_within_the_form_and_reuses_the_static_part(gemm
     assert first["reason"] in {"", "ungrounded"}
     assert 0 < first["tokens_out"] <= 320
     assert second["tokens_cached"] > 200
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_real_model_reports_a_long_window_in_parts_within_its_time(gemma: Any) -> None:
+    handler = SummarizeText(Options(model="gemma3-270m", max_prompt_tokens=350, max_lines=40, max_parts=3))
+    handler.start(gemma)
+
+    answer = data(handler, window(*MANY))
+
+    assert answer["reason"] in {"", "ungrounded"}
+    assert answer["parts"] >= 1
+    assert answer["tokens_in"] > 700  # three prompts were read, or more
