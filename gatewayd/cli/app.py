@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gatewayd.cli import EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE
+from gatewayd.cli.learn_app import add_commands
 from gatewayd.cli.options import ConfigOption, JsonOption
 from gatewayd.cli.prove_app import audit, route
 from gatewayd.cli.spool_app import spool
@@ -22,6 +23,7 @@ app = typer.Typer(
 models = typer.Typer(help="Model bundles: list, verify, fetch, fit.", no_args_is_help=True)
 app.add_typer(spool, name="spool")
 app.add_typer(models, name="models")
+add_commands(models)
 app.add_typer(audit, name="audit")
 app.add_typer(route, name="route")
 
