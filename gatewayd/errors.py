@@ -33,6 +33,10 @@ class TransientError(GatewaydError):
         self.reason = reason
 
 
+class GivesWay(TransientError):
+    """The box has no room for this call now (it is hot): the call was not made, and counts as no attempt."""
+
+
 class SinkUnavailable(TransientError):
     """The far side did not confirm the results. `retry_after_s` is its own wish, obeyed to the second."""
 

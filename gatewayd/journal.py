@@ -13,7 +13,7 @@ from itertools import groupby
 
 from gatewayd.api import Message, Window
 from gatewayd.config.schema import WindowLimits
-from gatewayd.errors import RejectedError, TransientError
+from gatewayd.errors import GivesWay, RejectedError, TransientError
 from gatewayd.payloads.paths import compile_path, follow
 from gatewayd.ports import JournalEntry, Work
 from gatewayd.queues import RouteQueue
@@ -122,15 +122,21 @@ async def _handle_group(context: RouteContext, entries: Sequence[JournalEntry], 
     dead += late
     attempts = max(entry.attempts for entry in entries)
     reason = "the process ended each time, or the handler never answered"
+    is_begun = False
     while attempts < context.config.max_attempts:
         attempts += 1
         try:
             async with context.in_call:
-                await context.spool.begin(context.name, ids)
+                if not is_begun:
+                    await context.spool.begin(context.name, ids)
+                is_begun = False
                 outcome = await handle(context, pairs, window)
                 outcome.dead = [*dead, *outcome.dead]
                 await commit(context, _answered(context.name, ids, outcome))
                 return
+        except GivesWay as error:  # what is counted on disk is the attempt that is still to be made
+            attempts, is_begun = attempts - 1, True
+            await pause_before_retry(context, 1, str(error))
         except TransientError as error:
             reason = str(error)
             if attempts < context.config.max_attempts:

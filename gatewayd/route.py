@@ -23,7 +23,7 @@ from gatewayd.batching import UNKNOWN, CallTimes
 from gatewayd.cascade.note import without_note
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
-from gatewayd.errors import RejectedError, SpoolFull, TransientError
+from gatewayd.errors import GivesWay, RejectedError, SpoolFull, TransientError
 from gatewayd.payloads import Decoder
 from gatewayd.ports import Clock, DeadLetter, Draw, NewResult, RawMessage, Source, Spool, Work
 from gatewayd.queues import Item, Receipt, RouteQueue
@@ -230,9 +230,14 @@ async def _handle_suspect(context: RouteContext, item: Item) -> _Handled:
 
 async def _handle_patiently(context: RouteContext, pairs: Sequence[Pair]) -> Outcome:
     """Call again on a passing failure, `max_attempts` times in all."""
-    for attempt in range(1, context.config.max_attempts + 1):
+    attempt = 0
+    while attempt < context.config.max_attempts:
+        attempt += 1
         try:
             return await handle(context, pairs)
+        except GivesWay as error:
+            attempt -= 1
+            await pause_before_retry(context, 1, str(error))
         except TransientError as error:
             reason = str(error)
             if attempt < context.config.max_attempts:

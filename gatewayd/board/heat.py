@@ -1,7 +1,7 @@
 """Whether the board is hot, and who gives way then. Pure, but for the log.
 
 Invariant: hot begins at one temperature and ends at a lower one, so that it does not flap. Whoever gives way loses the
-language model and nothing else: a call is refused with TransientError, and a message that needs it waits.
+language model and nothing else: a call is refused with GivesWay, and a message that needs it waits.
 """
 
 import threading
@@ -12,7 +12,7 @@ import structlog
 
 from gatewayd.board.sensors import Board, Temperature
 from gatewayd.config import schema
-from gatewayd.errors import TransientError
+from gatewayd.errors import GivesWay
 
 log = structlog.get_logger(__name__)
 
@@ -89,12 +89,12 @@ class Shedding:
         self._refused: Counter[tuple[str, str]] = Counter()  # by (route, reason)
 
     def check(self, route: str, priority: int) -> None:
-        """Before a call of a language model. Raises TransientError with the reason "hot" while the route gives way."""
+        """Before a call of a language model. Raises GivesWay with the reason "hot" while the route gives way."""
         if priority >= self._below or not self._heat.is_hot:
             return
         with self._lock:
             self._refused[route, HOT] += 1
-        raise TransientError(f"the board is hot, and this route gives way: {', '.join(self._heat.causes)}", reason=HOT)
+        raise GivesWay(f"the board is hot, and this route gives way: {', '.join(self._heat.causes)}", reason=HOT)
 
     def refused(self) -> dict[tuple[str, ...], float]:
         """Calls refused so far, by route and reason."""

@@ -10,7 +10,7 @@ import pytest
 from gatewayd.answer import HandlerRunner
 from gatewayd.api import Batch, Message
 from gatewayd.config.schema import WindowLimits
-from gatewayd.errors import ModelError, RejectedError, TransientError
+from gatewayd.errors import GivesWay, ModelError, RejectedError, TransientError
 from gatewayd.journal import window_key_of
 from gatewayd.ports import JournalEntry, RawMessage, Work
 from tests.sim.clock import ManualClock, settle
@@ -143,6 +143,20 @@ async def test_a_passing_failure_is_retried_and_then_buried(tmp_path: Path) -> N
         await rig.settled(received=2, dead=1, handled=1)
 
         assert rig.dead() == [("attempts", b"1")]
+
+
+async def test_while_the_box_has_no_room_for_the_call_the_message_waits_however_often(tmp_path: Path) -> None:
+    handler = Scripted(failing(*[GivesWay("hot", reason="hot")] * 9))
+    async with stages(tmp_path, {"r": handler}, JOURNALED) as rig:
+        rig.send(1)
+        for n_calls in range(1, 10):
+            await until(lambda n=n_calls: len(handler.batches) >= n)  # type: ignore[misc]
+            await settle()
+            await rig.clock.advance(10)
+
+        await rig.settled(received=1, handled=1)
+
+        assert rig.dead() == []
 
 
 async def test_a_bug_and_a_bad_payload_disturb_no_neighbor(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gatewayd.api import Batch, Rejection, Result
-from gatewayd.errors import RejectedError, TransientError
+from gatewayd.errors import GivesWay, RejectedError, TransientError
 from tests.sim.clock import ManualClock, settle
 from tests.sim.handlers import Scripted, echo, failing, raising_on, summarize
 from tests.sim.stages import stages, until
@@ -140,6 +140,20 @@ async def test_a_passing_failure_is_retried_with_backoff_and_then_answered(tmp_p
 
         await rig.acked(1)
         assert len(handler.batches) == 3
+        assert await rig.message_book() == {"received": 1, "handled": 1}
+
+
+async def test_while_the_box_has_no_room_for_the_call_the_message_waits_however_often(tmp_path: Path) -> None:
+    handler = Scripted(failing(*[GivesWay("hot", reason="hot")] * 9))
+    async with stages(tmp_path, {"r": handler}) as rig:
+        rig.send(1)
+        for n_calls in range(1, 10):
+            await until(lambda n=n_calls: len(handler.batches) >= n)  # type: ignore[misc]
+            await settle()
+            await rig.clock.advance(10)
+
+        await rig.acked(1)
+
         assert await rig.message_book() == {"received": 1, "handled": 1}
 
 
