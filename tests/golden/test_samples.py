@@ -40,6 +40,15 @@ def test_classify_text_answers_its_samples() -> None:
     assert run_samples_file(SAMPLES / "classify_text.samples.toml", NO_CONFIG, update=False)
 
 
+@pytest.mark.model
+@pytest.mark.timeout(180)
+def test_classify_llm_answers_its_samples() -> None:
+    if not (cache_dir() / "demo-models" / "gemma3-270m" / "model.toml").exists():
+        pytest.skip("the language model is not in the demo's cache: run `make demo` once")
+
+    assert run_samples_file(SAMPLES / "classify_llm.samples.toml", NO_CONFIG, update=False)
+
+
 def test_what_differs_is_shown_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copy("threshold.samples.toml", tmp_path)
     path.write_text(path.read_text().replace("value = 85.5", "value = 99.5"))

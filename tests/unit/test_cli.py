@@ -155,7 +155,7 @@ def test_handlers_are_listed_and_described(gatewayd: Command) -> None:
     names = [one["name"] for one in json.loads(gatewayd("handlers", "--json").out)]
     one = json.loads(gatewayd("handlers", "threshold", "--json").out)
 
-    assert names == ["classify_series", "classify_text", "summarize_text", "threshold"]
+    assert names == ["classify_llm", "classify_series", "classify_text", "summarize_text", "threshold"]
     assert one["inline"]
     assert "rules" in [option["name"] for option in one["options"]]
     assert "rules" in gatewayd("handlers", "threshold").out
