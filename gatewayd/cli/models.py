@@ -1,13 +1,17 @@
 """`gatewayd models …`."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from gatewayd.cli.output import human_bytes, print_json, print_table, quiet_logs
+from gatewayd.cli.status import running_models
 from gatewayd.config.environment import read_environment, resolve_paths
 from gatewayd.config.load import load
 from gatewayd.errors import ModelError
@@ -22,19 +26,39 @@ def open_store(config: Path) -> ModelStore:
 
 
 def print_bundles(config: Path, *, as_json: bool) -> None:
-    """One line a bundle."""
+    """One line a bundle; with what a running daemon has of it in memory."""
     bundles = open_store(config).ls()
+    running = asyncio.run(running_models(config))
     if as_json:
-        print_json(bundles)
+        print_json([msgspec.to_builtins(one) | {"running": running.get(one.name)} for one in bundles])
         return
     rows = [
-        (one.name, one.version, one.runtime, one.task, human_bytes(one.size_bytes), one.problem or "ok")
+        (
+            one.name,
+            one.version,
+            one.runtime,
+            one.task,
+            human_bytes(one.size_bytes),
+            one.problem or "ok",
+            _in_memory(running.get(one.name)),
+        )
         for one in bundles
     ]
     if not rows:
         typer.echo("No model bundles. `gatewayd models fetch` gets ready-made ones, `gatewayd models fit` makes them.")
         return
-    print_table("Model bundles", ["name", "version", "runtime", "task", "size", "state"], rows)
+    print_table("Model bundles", ["name", "version", "runtime", "task", "size", "state", "in memory"], rows)
+
+
+def _in_memory(running: Mapping[str, Any] | None) -> str:
+    """In words what /status says of a model; empty when no daemon has asked for it."""
+    if running is None or "loads" not in running:
+        return ""
+    loads = f"{running['loads']:.0f} loads" if running["loads"] > 1 else "1 load"
+    reasons = [f"{running[f'unloads_{one}']:.0f} {one}" for one in ("idle", "budget") if running[f"unloads_{one}"]]
+    away = f", unloaded: {', '.join(reasons)}" if reasons else ""
+    now = human_bytes(running["memory_bytes"]) if running["loaded"] else "not now"
+    return f"version {running['version']}, {now}, {loads}{away}"
 
 
 def verify_bundles(config: Path, names: Sequence[str]) -> bool:

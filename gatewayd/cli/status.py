@@ -33,8 +33,19 @@ async def print_status(config: Path, *, as_json: bool) -> bool:
     return True
 
 
-async def _get(url: str) -> dict[str, Any]:
-    timeout = aiohttp.ClientTimeout(total=5)
+async def running_models(config: Path) -> dict[str, Any]:
+    """What a running daemon says of its models; nothing when none answers."""
+    web = load(config).web
+    if not web.enabled or not web.port:
+        return {}
+    try:
+        return dict((await _get(f"http://{web.host}:{web.port}/status", timeout_s=1))["models"])
+    except (aiohttp.ClientError, TimeoutError, KeyError):
+        return {}
+
+
+async def _get(url: str, timeout_s: float = 5) -> dict[str, Any]:
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
         response.raise_for_status()
         return msgspec.json.decode(await response.read(), type=dict[str, Any])

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -296,3 +297,25 @@ def workers(gateway: Gateway) -> list[int]:
 def publish(broker: Mosquitto, name: str, *lines: str) -> None:
     command = ["mosquitto_pub", "-p", str(broker.port), "-t", f"{name}/log", "-q", "1", "-l"]
     subprocess.run(command, input="\n".join(lines).encode() + b"\n", check=True, timeout=30)
+
+
+def test_the_list_of_models_says_what_the_daemon_has_in_memory(
+    tmp_path: Path, mosquitto: Mosquitto, cloud: CloudProcess
+) -> None:
+    gateway = make_gateway(tmp_path, mosquitto, cloud, 0.0)
+    command = [sys.executable, "-m", "gatewayd", "models", "ls", "--json", "--config", str(gateway.config)]
+
+    def listed() -> Any:
+        return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+
+    try:
+        assert [(one["name"], one["running"]) for one in listed()] == [("tiny", None)]
+        gateway.start()
+        wait_until(lambda: version(gateway) == "1", 30, gateway.describe)
+
+        [line] = listed()
+
+        assert (line["running"]["version"], line["running"]["loads"], line["running"]["loaded"]) == ("1", 1.0, 1.0)
+        assert line["running"]["memory_bytes"] > 0
+    finally:
+        gateway.end()
