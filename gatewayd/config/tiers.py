@@ -112,7 +112,17 @@ class KServeTier(RemoteTier, frozen=True, kw_only=True, tag_field="type", tag="k
     model: Annotated[str, Meta(min_length=1, description="Name of the model there.")]
     version: Annotated[str, Meta(description="Version of the model there. Empty: the server's choice.")] = ""
     labels: Annotated[list[str], Meta(min_length=2, description="Labels in the order of the model's scores.")]
-    input: Annotated[str, Meta(description="Name of the input tensor. Empty: the only one there is.")] = ""
+    input: Annotated[
+        str,
+        Meta(
+            description="Name of the input tensor. Empty: the only one; where there are several, what is sent has a "
+            "key of each name."
+        ),
+    ] = ""
+    scores: Annotated[
+        Literal["probabilities", "logits"],
+        Meta(description="What the output holds. Of two labels one number may be there: that of the second."),
+    ] = "probabilities"
     output: Annotated[str, Meta(description="Name of the output tensor with the scores. Empty: the only one.")] = ""
     field: Annotated[
         str, Meta(description="Path of the number, list or text that is sent. Empty: the value as a whole.")

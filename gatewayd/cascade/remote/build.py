@@ -8,6 +8,7 @@ from gatewayd.cascade.remote.client import RemoteTierClient, TierReport
 from gatewayd.cascade.remote.dialect import Dialect
 from gatewayd.cascade.remote.exchange import Exchange
 from gatewayd.cascade.remote.http import HttpDialect
+from gatewayd.cascade.remote.kserve import KServeDialect
 from gatewayd.cascade.remote.openai import OpenAIDialect
 from gatewayd.config.tiers import HttpTier, KServeTier, OpenAITier
 from gatewayd.http_link import HttpLink
@@ -74,4 +75,6 @@ def build_client(
 def _dialect(name: str, config: OpenAITier | KServeTier | HttpTier, gateway: str) -> Dialect:
     if isinstance(config, OpenAITier):
         return OpenAIDialect(name, config)
+    if isinstance(config, KServeTier):
+        return KServeDialect(name, config)
     return HttpDialect(name, gateway, config.max_batch)

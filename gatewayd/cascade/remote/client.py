@@ -7,7 +7,7 @@ question; nothing is sent that the day's budget does not allow, nor while the ti
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 from gatewayd.cascade.budgets import Budget
@@ -48,6 +48,7 @@ class _Round:
         self.answers: list[Verdict | Refusal | None] = [None] * len(questions)
         self.n_left_out = [0] * len(questions)
         self.portions: deque[list[int]] = deque()
+        self.n_learned = -1  # what the dialect knew when the portions were made
         self.failure: TierUnavailable | None = None
 
     @property
@@ -84,6 +85,7 @@ class RemoteTierClient:
         self._probing = asyncio.Lock()
         self._remembered = Remembered()
         self._suspects = Suspects()
+        self._n_learned = 0
 
     @property
     def name(self) -> str:
@@ -141,16 +143,25 @@ class RemoteTierClient:
             await self._probe(round_)
         if round_.open:
             await self._learn()
-            self._screen(round_)
-        size, _ = self._room.limits(probe=False)
-        waiting = round_.open
-        round_.portions.extend(waiting[start : start + size] for start in range(0, len(waiting), size))
+            round_.portions.clear()
+            self._plan(round_, round_.open)
         n_at_once = min(self._dialect.n_at_once, len(round_.portions))
         async with asyncio.TaskGroup() as tasks:
             for number in range(n_at_once):
                 tasks.create_task(self._work_off(round_), name=f"tier[{self._name}].{number}")
         if round_.failure is not None:
             raise round_.failure
+
+    def _plan(self, round_: _Round, indexes: Sequence[int]) -> None:
+        """Refuse those that cannot be put at all; make portions of the others, of those that may share a request."""
+        size, _ = self._room.limits(probe=False)
+        groups: dict[Hashable, list[int]] = {}
+        for index in self._screened(round_, indexes):
+            group = self._dialect.group(round_.questions[index])
+            groups.setdefault((index,) if group is None else ("", group), []).append(index)
+        for waiting in groups.values():
+            round_.portions.extend(waiting[start : start + size] for start in range(0, len(waiting), size))
+        round_.n_learned = self._n_learned
 
     async def _probe(self, round_: _Round) -> None:
         """The tier is down: one question asks for it, and not one that may be what the far side chokes on."""
@@ -160,9 +171,10 @@ class RemoteTierClient:
             self._breaker.begin_probe()
             try:
                 await self._learn()
-                self._screen(round_)
-                if round_.open:
-                    index = min(round_.open, key=lambda each: self._suspects.n_failed(round_.digests[each]))
+                waiting = self._screened(round_, round_.open)
+                round_.n_learned = self._n_learned
+                if waiting:
+                    index = min(waiting, key=lambda each: self._suspects.n_failed(round_.digests[each]))
                     await self._put(round_, [index])
             finally:
                 self._breaker.end_probe()
@@ -174,6 +186,7 @@ class RemoteTierClient:
         ticket = self._breaker.ticket()
         try:
             self._dialect.learn(await self._exchange.get(self._dialect.wants))
+            self._n_learned += 1
         except (GarbledError, RefusedError) as exc:
             error = TierMisconfigured(f"tier {self._name} cannot be asked: {exc}")
             error.hint = f"check `url`, `model` and the rest of tiers.{self._name}"
@@ -181,12 +194,16 @@ class RemoteTierClient:
         except TierUnavailable as exc:
             raise self._failed(ticket, exc) from exc.__cause__
 
-    def _screen(self, round_: _Round) -> None:
-        """Refuse the questions that cannot be put at all."""
-        for index in round_.open:
+    def _screened(self, round_: _Round, indexes: Sequence[int]) -> list[int]:
+        """Those that can be put; the others are refused."""
+        fit = []
+        for index in indexes:
             refusal = self._dialect.check(round_.questions[index])
-            if refusal is not None:
+            if refusal is None:
+                fit.append(index)
+            else:
                 self._refuse(round_, [index], refusal)
+        return fit
 
     async def _work_off(self, round_: _Round) -> None:
         while round_.portions and round_.failure is None:
@@ -197,6 +214,10 @@ class RemoteTierClient:
 
     async def _put(self, round_: _Round, portion: list[int]) -> None:
         """One request. Raises TierUnavailable when it brought no answers, and smaller ones would not either."""
+        await self._learn()
+        if round_.n_learned != self._n_learned:  # another call has learned anew: what fits together may be another
+            self._plan(round_, portion)
+            return
         ticket = self._breaker.ticket()
         try:
             exchanged = await self._exchange.put([round_.questions[index] for index in portion])
@@ -289,4 +310,5 @@ class RemoteTierClient:
         if isinstance(exc.__cause__, TimeoutError):
             reason = "timeout"
         self._report.tier_failed(self._name, reason)
+        self._dialect.forget()
         return self._breaker.failed(ticket, exc, reason)

@@ -3,8 +3,9 @@
 A dialect only composes and reads. Sending, splitting, budgets, retries and refusals are the client's.
 """
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -53,8 +54,11 @@ class Dialect(Protocol):
     def check(self, question: Question) -> Refusal | None:
         """Why this question cannot be put, or None. Called after `learn`."""
 
+    def group(self, question: Question) -> Hashable:
+        """Questions of the same group may share a request; one of the group None has its own."""
+
     def compose(self, questions: Sequence[Question]) -> Request:
-        """The request that puts them."""
+        """The request that puts them. They are of one group."""
 
     def read(self, questions: Sequence[Question], answer: Answer) -> Sequence[Reply]:
         """What a 2xx says about each question, in their order. Raises GarbledError."""
@@ -68,6 +72,9 @@ class Dialect(Protocol):
 
     def learn(self, answer: Answer) -> None:
         """What `wants` led to. Raises GarbledError."""
+
+    def forget(self) -> None:
+        """The far side went away: what was learned may be wrong when it is back."""
 
 
 def usable(said: Said, question: Question) -> Said | Refusal:
@@ -89,8 +96,13 @@ def usable(said: Said, question: Question) -> Said | Refusal:
 def decoded(body: bytes, into: Any) -> Any:
     """A body as the struct it must be. Raises GarbledError in words that quote nothing of it."""
     try:
-        return msgspec.json.decode(body, type=into)
+        try:
+            return msgspec.json.decode(body, type=into)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:  # many servers write NaN, which is no JSON, but says of which question it is
+            return msgspec.convert(json.loads(body), into)
     except msgspec.ValidationError as exc:
         raise GarbledError(f"the answer has not the form it must have: {exc}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         raise GarbledError("the answer is no JSON: does something else answer at this address?") from None

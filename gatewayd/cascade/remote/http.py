@@ -8,7 +8,7 @@ docs/guides/remote-tiers.md has a server that answers it.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -76,6 +76,10 @@ class HttpDialect:
         """Every question can be put."""
         return None
 
+    def group(self, _question: Question) -> Hashable:
+        """See Dialect: any may share a request."""
+        return ""
+
     def compose(self, questions: Sequence[Question]) -> Request:
         """See Dialect."""
         body = msgspec.json.encode([self._event(question) for question in questions])
@@ -94,6 +98,9 @@ class HttpDialect:
 
     def learn(self, _answer: Answer) -> None:
         """There is nothing to learn."""
+
+    def forget(self) -> None:
+        """There is nothing to forget."""
 
     def _event(self, question: Question) -> _Event:
         first = question.first

@@ -11,7 +11,7 @@ Source of the format: OpenAI's API reference (chat completions; completions, leg
 
 import math
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -95,6 +95,10 @@ class OpenAIDialect:
             return Refusal(reason="no_labels", detail=f"fewer than two of its labels are in tiers.{self._tier}.labels")
         return None
 
+    def group(self, _question: Question) -> Hashable:
+        """See Dialect: any may share a request."""
+        return ""
+
     def compose(self, questions: Sequence[Question]) -> Request:
         """See Dialect."""
         prompt = self._prompt(questions[0])
@@ -143,6 +147,9 @@ class OpenAIDialect:
 
     def learn(self, _answer: Answer) -> None:
         """There is nothing to learn."""
+
+    def forget(self) -> None:
+        """There is nothing to forget."""
 
     def _labels(self, question: Question) -> list[str]:
         known = self._config.labels
