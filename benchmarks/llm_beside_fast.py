@@ -40,7 +40,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 VARIANTS = {
     "plain": f"llm_threads = {_N_CORES}\nworker_nice = 0",
+    "nice 0": "worker_nice = 0",
     "nice 5": "worker_nice = 5",
+    "nice 10": "worker_nice = 10",
     "nice 19": "worker_nice = 19",
     "batch, nice 19": 'worker_nice = 19\nworker_policy = "batch"',
     "idle": 'worker_policy = "idle"',
@@ -115,14 +117,15 @@ def running(folder: Path, variant: str) -> Iterator[tuple[Mosquitto, Gateway]]:
         gateway = Gateway(folder / "gateway", text, name="beside")
         gateway.start()
         try:
-            wait_until(lambda: _is_running(gateway), _START_S, gateway.describe)
+            wait_until(lambda: is_running(gateway), _START_S, gateway.describe)
             publish(one.port, "probe/1", b'{"vibration":2.0,"current":7.5,"pressure":4.2}\n' * _WARM)
             yield one, gateway
         finally:
             gateway.end()
 
 
-def _is_running(gateway: Gateway) -> bool:
+def is_running(gateway: Gateway) -> bool:
+    """Whether every route has its model."""
     status = gateway.get("/status")
     return status is not None and all(route["state"] == "running" for route in status["routes"].values())
 
@@ -173,8 +176,8 @@ def measure(folder: Path, name: str, *, repeats: int, n_messages: int) -> dict[s
     line = {
         "variant": name,
         "keys": VARIANTS[name],
-        "alone": _percentiles(taken["alone"]),
-        "beside": _percentiles(taken["beside"]),
+        "alone": percentiles(taken["alone"]),
+        "beside": percentiles(taken["beside"]),
         "worker_cores_used": round(statistics.median(cores_used), 2),
         "tokens_per_s": round(tokens / (repeats * n_messages / _PER_S), 1),
         "balanced": books.balanced,
@@ -188,7 +191,8 @@ def _tokens_out(gateway: Gateway) -> float:
     return float(status["models"][LLM].get("tokens_out", 0.0))
 
 
-def _percentiles(runs: Sequence[Sequence[float]]) -> dict[str, Any]:
+def percentiles(runs: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Medians over the runs, in milliseconds."""
     p99 = [statistics.quantiles(run, n=100, method="inclusive")[98] for run in runs]
     return {
         "p50_ms": round(statistics.median(statistics.median(run) for run in runs), 2),
