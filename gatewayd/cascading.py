@@ -6,11 +6,12 @@ one route, for it may keep state.
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from gatewayd.answer import HandlerRunner
 from gatewayd.api import Handler, Models
 from gatewayd.cascade.escalation import Escalations
 from gatewayd.cascade.handler import CascadeHandler
@@ -126,6 +127,23 @@ class Cascades:
         """What waits since an earlier run."""
         for name, part in self.parts.items():
             part.ladder.n_waiting = books.messages.get(name, {}).get("journaled", 0)
+
+    def bind(self, handlers: Mapping[str, Handler]) -> None:
+        """Handlers that are about to take over from those of the same routes take part in their cascades."""
+        for name, handler in handlers.items():
+            if isinstance(handler, CascadeHandler) and name in self.parts:
+                handler.bind(self.parts[name].ladder)
+
+    def slow_runners(self) -> Iterator[tuple[str, HandlerRunner]]:
+        """Slow handlers on this box, each with the name of its route."""
+        for name, part in self.parts.items():
+            for client in part.slow:
+                yield name, client.runner
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits for a better answer."""
+        return not any(part.ladder.n_waiting for part in self.parts.values())
 
     async def close(self) -> None:
         """Let go of connections, and stop the slow handlers."""

@@ -209,6 +209,7 @@ async def flush_windows(parts: Parts) -> None:
     for part in parts.routes.values():
         if part.state == "running":
             await part.idle.wait()
+    await _until(lambda: parts.cascades.is_settled)
 
 
 _UPLINK_LOOK_S = 0.1

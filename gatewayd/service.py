@@ -25,7 +25,7 @@ from gatewayd.swap import Renewals, run_renewals, run_sweeps
 from gatewayd.systemd import Notifier, watchdog_interval_s
 from gatewayd.telemetry import Telemetry
 from gatewayd.web.server import Views, WebServer
-from gatewayd.wiring import Parts, build, lay_ground
+from gatewayd.wiring import JOURNALED_CALL_S, Parts, build, lay_ground
 
 log = structlog.get_logger(__name__)
 
@@ -132,12 +132,18 @@ async def beat_loop(parts: Parts, liveness: Liveness) -> None:
 
 def watch_handlers(parts: Parts, liveness: Liveness) -> None:
     """A call that is under way has `max_call_s`; a handler that waits for work rests."""
-    for name, part in parts.routes.items():
-        since_s = part.context.runner.busy_since_s
-        if since_s is None:
+    limits_s = {name: part.max_call_s for name, part in parts.routes.items()}
+    runners = [(name, part.context.runner, limits_s[name]) for name, part in parts.routes.items()]
+    # A slow tier has as long as a journaled route, where the config says nothing.
+    runners += [
+        (runner.route, runner, parts.routes[name].context.config.max_call_s or JOURNALED_CALL_S)
+        for name, runner in parts.cascades.slow_runners()
+    ]
+    for name, runner, limit_s in runners:
+        if runner.busy_since_s is None:
             liveness.rest(f"handler[{name}]")
         else:
-            liveness.beat(f"handler[{name}]", since_s, limit_s=part.max_call_s)
+            liveness.beat(f"handler[{name}]", runner.busy_since_s, limit_s=limit_s)
 
 
 async def beat_spool(parts: Parts, liveness: Liveness) -> None:

@@ -160,7 +160,9 @@ async def _start_all(parts: Parts, routes: Sequence[str], fresh: StoredModel | N
 
 
 def _build(parts: Parts) -> Mapping[str, Handler]:
-    return build_handlers(parts.running_config, parts.ground.paths.config_dir)
+    handlers = build_handlers(parts.running_config, parts.ground.paths.config_dir)
+    parts.cascades.bind(handlers)
+    return handlers
 
 
 def _take_over(part: RoutePart, runner: HandlerRunner) -> HandlerRunner:

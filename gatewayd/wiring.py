@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from gatewayd import __version__
-from gatewayd.answer import HandlerRunner
+from gatewayd.answer import HandlerRunner, Instances
 from gatewayd.api import Handler, Models
 from gatewayd.board.watch import BoardWatch
 from gatewayd.cascading import Cascades, build_cascades, build_tier_handlers
@@ -26,6 +26,7 @@ from gatewayd.config import schema
 from gatewayd.config.environment import Environment, Paths, gateway_id
 from gatewayd.config.secrets import read_secret
 from gatewayd.crash import NO_CRASH, CrashPoint
+from gatewayd.errors import ConfigError
 from gatewayd.events import event_json, event_time
 from gatewayd.intake import Inlet, Losses
 from gatewayd.journal import Wake
@@ -50,7 +51,7 @@ from gatewayd.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
-_DIRECT_CALL_S, _JOURNALED_CALL_S = 60.0, 1800.0  # where a route has no `max_call_s`; see there
+_DIRECT_CALL_S, JOURNALED_CALL_S = 60.0, 1800.0  # where a route has no `max_call_s`; see there
 
 SourceFactory = Callable[["Ground"], Source]
 
@@ -102,7 +103,7 @@ class RoutePart:
         limit_s = self.context.config.max_call_s
         if limit_s is not None:
             return limit_s
-        return _JOURNALED_CALL_S if self.journaled else _DIRECT_CALL_S
+        return JOURNALED_CALL_S if self.journaled else _DIRECT_CALL_S
 
 
 @dataclass(slots=True)
@@ -166,8 +167,19 @@ def build_handlers(config: schema.Config, config_dir: Path) -> dict[str, Handler
             handlers[name] = build_tier_handlers(config, name, found)  # type: ignore[assignment]  # inline as they are
             continue
         handler_class = load_handler(route.handler, found, key=f"routes.{name}.handler")
-        handlers[name] = make_handler(handler_class, route.options, key=f"routes.{name}.options")
+        handlers[name] = _instances(name, route, handler_class)
     return handlers
+
+
+def _instances(name: str, route: schema.Route, handler_class: type[Handler]) -> Handler:
+    """The route's handler, or with `parallel` several. Raises ConfigError."""
+    made = [make_handler(handler_class, route.options, key=f"routes.{name}.options") for _ in range(route.parallel)]
+    if len(made) == 1:
+        return made[0]
+    if made[0].inline or not is_journaled(route, made[0]):
+        problem = "needs a journaled route and a handler that takes its time: see `mode`"
+        raise ConfigError(f"routes.{name}.parallel", problem)
+    return Instances(made)  # type: ignore[return-value]  # only a runner calls them
 
 
 def enabled_routes(config: schema.Config) -> dict[str, schema.Route]:

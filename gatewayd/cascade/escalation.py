@@ -79,7 +79,10 @@ async def run_escalations(shared: Escalations, post: Post) -> None:
         elif entries:
             after = entries[-1].id
         else:
-            await bell.wait()
+            if not await shared.context.spool.journal(shared.route, after=0, limit=1):
+                shared.ladder.n_waiting = 0
+            if not bell.is_set():
+                await bell.wait()
 
 
 async def settle_strays(shared: Escalations) -> None:

@@ -112,7 +112,8 @@ async def replay(
     def source(ground: Ground) -> RecordedSource:
         return RecordedSource(recording, ground.keys, clock)
 
-    parts = await build(ground, source=source, sinks={SINK: PrintingSink(ground.gateway)})
+    # No clients: a recording on a laptop asks nobody outside of it.
+    parts = await build(ground, source=source, sinks={SINK: PrintingSink(ground.gateway)}, clients={})
     assert isinstance(parts.source, RecordedSource)
     life = Life.begin()
     try:

@@ -24,7 +24,7 @@ from tests.sim.stages import Rig
 # A message says what each tier answers: {"student": ["a", 0.6], "giant": ["b", 0.99]}; "raise", "reject", "busy".
 SITE_HANDLERS = """
 import msgspec
-from gatewayd.api import Rejection, Result, TransientError
+from gatewayd.api import ModelError, Rejection, Result, TransientError
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: str = "student"
@@ -61,7 +61,14 @@ class Stateful(Student):
 class Giant(Student):
     journaled = True
 
-HANDLERS = {"student": Student, "stateful": Stateful, "giant": Giant}
+class Late(Student):
+    n_starts = 0
+    def start(self, models):
+        Late.n_starts += 1
+        if Late.n_starts == 1:
+            raise ModelError("not there yet")
+
+HANDLERS = {"late": Late, "student": Student, "stateful": Stateful, "giant": Giant}
 """
 
 

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from gatewayd.answer import HandlerRunner
+from gatewayd.cascade.shown import cascade_status, post_status
 from gatewayd.cascade.verdict import Refusal
 from gatewayd.errors import TierSpent
+from gatewayd.wiring import build_handlers
 from tests.sim.stages import until
 from tests.sim.tiers import CLOUD, OPEN, STUDENT, FarTier, cascade
 
@@ -345,3 +348,52 @@ async def test_a_tier_that_is_gone_from_the_config_leaves_nobody_waiting(tmp_pat
         await rig.settled(received=1, handled=1)
 
         assert (await rig.results())[f"{key}.final"]["cause"] == "last"
+
+
+async def test_what_came_before_the_first_model_was_there_is_answered_and_escalated_too(tmp_path: Path) -> None:
+    far = FarTier()
+    tiers = {"student": {**STUDENT, "handler": "late"}, "cloud": CLOUD}
+    async with cascade(tmp_path, [far], tiers=tiers) as rig:
+        sure, unsure = rig.send(SURE, UNSURE)
+        await rig.acked(2)
+
+        await rig.settled(received=2, handled=2)
+
+        assert set(await rig.results()) == {sure, unsure, f"{unsure}.final"}
+
+
+async def test_new_handlers_take_over_while_escalations_wait(tmp_path: Path) -> None:
+    far = FarTier()
+    far.is_away = True
+    async with cascade(tmp_path, [far]) as rig:
+        rig.send(UNSURE)
+        await rig.settled(received=1, journaled=1)
+        handlers = build_handlers(rig.parts.running_config, tmp_path)
+        rig.parts.cascades.bind(handlers)
+        runner = HandlerRunner("r", handlers["r"])
+        await runner.start(rig.parts.models)
+        rig.part().context.runner = runner
+        far.is_away = False
+
+        rig.send(UNSURE)
+        await rig.clock.advance(20)
+
+        await rig.settled(received=2, handled=2)
+        assert [tier.name for tier in rig.ladder.tiers] == ["student", "cloud"]
+
+
+async def test_decisions_are_in_the_audit_trail_and_on_status(tmp_path: Path) -> None:
+    async with cascade(tmp_path, [FarTier()]) as rig:
+        rig.send(SURE, UNSURE)
+        await rig.settled(received=2, handled=2)
+
+        shown = cascade_status(rig.ladder)
+
+        assert shown["decisions"] == {"cloud": {"sure": 1}, "student": {"sure": 1, "unsure": 1}}
+        assert (shown["tiers"], shown["waiting"]) == (["student", "cloud"], 0)
+        assert {name: post_status(post)["state"] for name, post in rig.parts.cascades.posts.items()} == {
+            "cloud": "answers"
+        }
+    lines = [line for file in (tmp_path / "state" / "audit").glob("audit-*") for line in file.read_text().splitlines()]
+    assert sum('"cause":"unsure"' in line for line in lines) == 1
+    assert sum('"cause":"sure"' in line for line in lines) == 2
