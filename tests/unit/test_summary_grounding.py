@@ -84,3 +84,25 @@ def test_a_summary_is_checked_field_by_field_and_sentences_that_invent_are_left_
     assert grounds().check(written) == [Unsupported(field="what_happened", start=23, end=29, text="Door-7")]
     assert grounds().keep(written) == Written(headline="Pump-3 failed", what_happened="Pump-3 failed 2 times.")
     assert grounds().keep(Written(headline="Door-7 failed", what_happened="Pump-3 failed.")) is None
+
+
+COUNTED = (*["pump sensor failed: no signal"] * 9, *["gate opened by operator"] * 4, "gate opened for the guard")
+
+
+@pytest.mark.parametrize(
+    ("written", "marked"),
+    [
+        ("The pump sensor failed 9 times and the gate was opened by the operator 4 times.", []),
+        ("The pump sensor failed 4 times and the gate was opened by the operator 9 times.", ["4", "9"]),
+        ("The sensor of the pump failed four times, with no signal.", ["four"]),
+        ("The gate was opened 5 times.", []),  # by operator and guard
+        ("Something else entirely came 4 times.", []),  # of what, nobody can say
+        ("The gate was opened 9 messages before.", []),
+    ],
+)
+def test_a_count_of_something_else_is_marked_where_it_is_clear_what_was_counted(
+    written: str, marked: list[str]
+) -> None:
+    facts = mine([(START, text) for text in COUNTED], START, START + 60, [])
+
+    assert [span.text for span in Grounds(COUNTED, facts, ()).unsupported(written)] == marked
