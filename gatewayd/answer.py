@@ -5,8 +5,10 @@ is the only place in gatewayd where any exception is caught: a bug of a handler 
 """
 
 import asyncio
+import contextvars
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +22,7 @@ from gatewayd.handler_thread import HandlerThread
 
 log = structlog.get_logger(__name__)
 
+_STOP_S = 2.0  # for instances that did start, when another one does not
 _MAX_DETAIL = 2000  # characters of a traceback kept with a dead letter
 
 
@@ -45,16 +48,36 @@ class Answer:
         self.buried += other.buried
 
 
-class HandlerRunner:
-    """Calls one handler, always on the same thread (or inline, where the handler says it takes microseconds)."""
+class Instances:
+    """Several instances of one handler, for a route with `parallel`. Made where handlers are; only a runner calls
+    them."""
 
-    def __init__(self, route: str, handler: Handler) -> None:
-        self.handler = handler
-        self.busy_since_s: float | None = None  # monotonic; written where the handler runs, read by who watches
+    inline = False
+
+    def __init__(self, instances: Sequence[Handler]) -> None:
+        self.instances = instances
+        self.journaled = instances[0].journaled
+
+
+class HandlerRunner:
+    """Calls one handler, always on the same thread (or inline, where the handler says it takes microseconds). Of
+    several instances each has a lane, and a thread, of its own."""
+
+    def __init__(self, route: str, handler: Handler | Instances) -> None:
+        instances = handler.instances if isinstance(handler, Instances) else [handler]
+        self.handler = instances[0]
         self.route = route
         self.held: dict[str, Model] = {}  # the models that the handler asked for, as it got them
+        self._others = [HandlerRunner(route, other) for other in instances[1:]]
+        self._busy_since_s: float | None = None  # written where the handler runs
         self._thread: HandlerThread | None = None
         self._is_started = False
+
+    @property
+    def busy_since_s(self) -> float | None:
+        """Since when the call that has lasted longest lasts, monotonic; None while there is none."""
+        since_s = [one._busy_since_s for one in (self, *self._others)]
+        return min((one_s for one_s in since_s if one_s is not None), default=None)
 
     async def run(self, function: Any, *arguments: Any) -> Any:
         """Run `function` where the handler lives."""
@@ -67,6 +90,16 @@ class HandlerRunner:
 
         Raises ModelError or ConfigError, whatever the handler raised.
         """
+        await self._start(models)
+        for index, other in enumerate(self._others):
+            try:
+                await other.start(models)
+            except (ModelError, ConfigError):
+                for started in (self, *self._others[:index]):
+                    await started.stop(_STOP_S)
+                raise
+
+    async def _start(self, models: Models) -> None:
         try:
             await self._on_thread(self.handler.start, _Noted(models, self.held))
         except (ModelError, ConfigError):
@@ -79,14 +112,24 @@ class HandlerRunner:
             self.close()
         self._is_started = True
 
-    async def answer(self, batch: Batch) -> Answer:
+    async def answer(self, batch: Batch, lane: int = 0) -> Answer:
         """The handler's answer. Raises TransientError when it asks to be called again later."""
         if not batch.messages:
             return Answer()
+        # After a reload there may be fewer instances than lanes: two lanes then share one, and take turns.
+        if index := lane % (len(self._others) + 1):
+            return await self._others[index - 1].answer(batch)
         return await self.run(self._timed, batch)  # type: ignore[no-any-return]
 
     def stats(self) -> Mapping[str, float]:
-        """What the handler tells of itself; nothing where it tells nothing, or fails to. From any thread."""
+        """What the handler tells of itself, of several instances the sums; nothing where it tells nothing, or fails to.
+        From any thread."""
+        told = Counter(self._stats())
+        for other in self._others:
+            told.update(other._stats())
+        return dict(told)
+
+    def _stats(self) -> Mapping[str, float]:
         if not isinstance(self.handler, TellsStats):
             return {}
         try:
@@ -98,6 +141,12 @@ class HandlerRunner:
 
     async def stop(self, timeout_s: float) -> None:
         """Stop the handler, if it was started. One that hangs in a call is left behind after `timeout_s`."""
+        async with asyncio.TaskGroup() as tasks:
+            for other in self._others:
+                tasks.create_task(other.stop(timeout_s), name=f"stop[{self.route}]")
+            await self._stop(timeout_s)
+
+    async def _stop(self, timeout_s: float) -> None:
         if self._is_started:
             self._is_started = False
             try:
@@ -116,16 +165,18 @@ class HandlerRunner:
             self._thread = None
 
     def _timed(self, batch: Batch) -> Answer:
-        self.busy_since_s = time.monotonic()
+        self._busy_since_s = time.monotonic()
         try:
             return answer_of(self.handler, batch)
         finally:
-            self.busy_since_s = None
+            self._busy_since_s = None
 
     async def _on_thread(self, function: Any, *arguments: Any) -> Any:
         if self._thread is None:
             self._thread = HandlerThread(f"handler[{self.route}]")
-        return await asyncio.wrap_future(self._thread.submit(function, *arguments))
+        # In the context of who asks: what it knows of the batch at hand (gatewayd.terms) the call knows, too.
+        call = contextvars.copy_context().run
+        return await asyncio.wrap_future(self._thread.submit(call, function, *arguments))
 
 
 class _Noted:

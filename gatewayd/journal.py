@@ -4,16 +4,18 @@ Invariants: results are inserted and their journal entries removed in one transa
 never an effect; an attempt is counted on disk before it is made, so that what kills the process is buried in the end;
 memory holds the ids of what waits in windows, never the payloads. A stop waits for the attempt that is being made and
 lets no other begin (`RouteContext.in_call`): one cut short would count against messages that have done nothing wrong.
+A route with `parallel` works in as many lanes; windows, or messages of a topic, stay in theirs and in order.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from gatewayd.api import Message, Window
 from gatewayd.config.schema import WindowLimits
 from gatewayd.errors import GivesWay, RejectedError, TransientError
+from gatewayd.lanes import Lanes
 from gatewayd.payloads.paths import compile_path, follow
 from gatewayd.ports import JournalEntry, Work
 from gatewayd.queues import RouteQueue
@@ -23,6 +25,9 @@ from gatewayd.windows import Closed, Windows
 
 _PAGE = 256  # journal entries read at once
 _LEAST_SLEEP_S = 0.02  # a window that is due waits so long for what is still on its way into the journal
+
+
+_Job = Closed | Sequence[JournalEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +40,63 @@ class Wake:
 
 async def run_from_journal(context: RouteContext, queue: RouteQueue, wake: Wake, idle: asyncio.Event) -> None:
     """Run until cancelled. `idle` is set whenever all that is in the journal is handled or waits in a window."""
-    after = 0
+
+    async def work(lane: int, job: _Job) -> None:
+        if isinstance(job, Closed):
+            await _handle_closed(context, job, lane)
+        else:
+            await _handle_entries(context, job, lane)
+
+    def rested() -> None:
+        if has_given_all and not wake.arrived.is_set():
+            idle.set()
+
+    lanes: Lanes[_Job] = Lanes(context.config.parallel, work, rested)
     windows = _windows(context)
-    while True:
-        wake.arrived.clear()
-        idle.clear()
-        while entries := await context.spool.journal(context.name, after=after, limit=_page_size(context)):
-            after = entries[-1].id
-            if windows is None:
-                await _handle_entries(context, _unanswered(context, entries))
-            else:
-                await _handle_closed(context, await _place(context, windows, entries))
-        if wake.arrived.is_set():
-            continue  # came in after the last look: it belongs into its window before the clock closes that
-        if windows is not None:
-            await _handle_closed(context, _due(context, windows, queue, wake))
-        idle.set()
-        await _sleep(context, wake, windows)
+    after = 0
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(lanes.run(context.name), name=f"lanes[{context.name}]")
+        while True:
+            has_given_all = False
+            wake.arrived.clear()
+            idle.clear()
+            while entries := await context.spool.journal(context.name, after=after, limit=_page_size(context)):
+                after = entries[-1].id
+                if windows is None:
+                    await _give_entries(context, lanes, _unanswered(context, entries))
+                else:
+                    await _give_closed(lanes, await _place(context, windows, entries))
+            if wake.arrived.is_set():
+                continue  # came in after the last look: it belongs into its window before the clock closes that
+            if windows is not None:
+                await _give_closed(lanes, _due(context, windows, queue, wake))
+            has_given_all = True
+            if lanes.is_resting:
+                idle.set()
+            await _sleep(context, wake, windows)
+
+
+async def _give_closed(lanes: Lanes[_Job], closed: Sequence[Closed]) -> None:
+    for window in closed:
+        await lanes.give(window.key, window)
+
+
+async def _give_entries(context: RouteContext, lanes: Lanes[_Job], entries: Sequence[JournalEntry]) -> None:
+    """To each lane the messages of its topics, in order."""
+    if context.config.parallel == 1:
+        await lanes.give("", entries)
+        return
+    shares: dict[int, list[JournalEntry]] = {}
+    for entry in entries:
+        shares.setdefault(lanes.lane_of(entry.message.topic), []).append(entry)
+    for share in shares.values():
+        for batch in _batches(share, context.config.batch.max_messages):
+            await lanes.give(batch[0].message.topic, batch)
+
+
+def _batches(entries: Sequence[JournalEntry], n: int) -> Iterator[Sequence[JournalEntry]]:
+    for first in range(0, len(entries), n):
+        yield entries[first : first + n]
 
 
 def _unanswered(context: RouteContext, entries: Sequence[JournalEntry]) -> Sequence[JournalEntry]:
@@ -62,7 +107,8 @@ def _unanswered(context: RouteContext, entries: Sequence[JournalEntry]) -> Seque
 
 
 def _page_size(context: RouteContext) -> int:
-    return _PAGE if context.config.window is not None else min(_PAGE, context.config.batch.max_messages)
+    config = context.config
+    return _PAGE if config.window is not None else min(_PAGE, config.batch.max_messages * config.parallel)
 
 
 def _windows(context: RouteContext) -> Windows | None:
@@ -89,32 +135,33 @@ async def _sleep(context: RouteContext, wake: Wake, windows: Windows | None) -> 
         pass
 
 
-async def _handle_entries(context: RouteContext, entries: Sequence[JournalEntry]) -> None:
+async def _handle_entries(context: RouteContext, entries: Sequence[JournalEntry], lane: int) -> None:
     """In order; together what was never tried, alone what was (one of them may be what killed the process).
 
     With a single attempt each goes alone from the start: its neighbors would be buried with it, and untried.
     """
     for is_fresh, group in groupby(entries, key=_is_fresh):
         if is_fresh and context.config.max_attempts > 1:
-            await _handle_group(context, list(group), None)
+            await _handle_group(context, list(group), None, lane)
             continue
         for entry in group:
-            await _handle_group(context, [entry], None)
+            await _handle_group(context, [entry], None, lane)
 
 
 def _is_fresh(entry: JournalEntry) -> bool:
     return entry.attempts == 0
 
 
-async def _handle_closed(context: RouteContext, closed: Sequence[Closed]) -> None:
-    for one in closed:
-        entries = await context.spool.journal_get(context.name, one.ids)
-        if entries:
-            window = Window(key=one.key, start=one.start, end=one.end, late=one.late)
-            await _handle_group(context, entries, window)
+async def _handle_closed(context: RouteContext, closed: Closed, lane: int) -> None:
+    entries = await context.spool.journal_get(context.name, closed.ids)
+    if entries:
+        window = Window(key=closed.key, start=closed.start, end=closed.end, late=closed.late)
+        await _handle_group(context, entries, window, lane)
 
 
-async def _handle_group(context: RouteContext, entries: Sequence[JournalEntry], window: Window | None) -> None:
+async def _handle_group(
+    context: RouteContext, entries: Sequence[JournalEntry], window: Window | None, lane: int
+) -> None:
     """Handle entries that belong together; whatever comes of it, they leave the journal in one commit."""
     ids = [entry.id for entry in entries]
     raws, late = context.terms.begin([entry.message for entry in entries], is_window=window is not None)
@@ -130,7 +177,7 @@ async def _handle_group(context: RouteContext, entries: Sequence[JournalEntry], 
                 if not is_begun:
                     await context.spool.begin(context.name, ids)
                 is_begun = False
-                outcome = await handle(context, pairs, window)
+                outcome = await handle(context, pairs, window, lane)
                 outcome.dead = [*dead, *outcome.dead]
                 await commit(context, _answered(context.name, ids, outcome))
                 return

@@ -24,6 +24,7 @@ from gatewayd.cascade.note import without_note
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import GivesWay, RejectedError, SpoolFull, TransientError
+from gatewayd.lanes import Calls
 from gatewayd.payloads import Decoder
 from gatewayd.ports import Clock, DeadLetter, Draw, NewResult, RawMessage, Source, Spool, Work
 from gatewayd.queues import Item, Receipt, RouteQueue
@@ -108,7 +109,7 @@ class RouteContext:
     terms: Terms
     crash: CrashPoint = NO_CRASH
     calls: CallTimes = UNKNOWN  # how long a batch takes from the queue to its answer, on a direct route
-    in_call: asyncio.Lock = field(default_factory=asyncio.Lock)  # held from an attempt at journal entries to its commit
+    in_call: Calls = field(default_factory=Calls)  # held from an attempt at journal entries to its commit
     cascade: Cascade | None = None
 
 
@@ -272,7 +273,7 @@ def _too_large(context: RouteContext, raw: RawMessage) -> DeadLetter:
     return dead_letter(context.name, raw, "too_large", detail)
 
 
-async def handle(context: RouteContext, pairs: Sequence[Pair], window: Window | None = None) -> Outcome:
+async def handle(context: RouteContext, pairs: Sequence[Pair], window: Window | None = None, lane: int = 0) -> Outcome:
     """One call of the handler: its results, published live, and its dead letters. Raises TransientError."""
     if not pairs:
         return Outcome()
@@ -280,7 +281,7 @@ async def handle(context: RouteContext, pairs: Sequence[Pair], window: Window | 
     batch = Batch(route=context.name, messages=messages, now=context.clock.now(), window=window)
     started_s = context.clock.monotonic()
     with context.report.process(context.name, [raw for raw, _ in pairs]) as span:
-        answer = await context.runner.answer(batch)
+        answer = await context.runner.answer(batch, lane)
     context.report.batch_handled(context.name, len(pairs), context.clock.monotonic() - started_s)
     results = new_results(
         batch,

@@ -5,6 +5,7 @@ what was stamped before a clock was set ahead counts as that much younger.
 """
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from gatewayd.ports import Clock, DeadLetter, RawMessage
@@ -13,6 +14,10 @@ from gatewayd.results import dead_letter
 _STEP_S = 1.0  # a clock that moved so much against the time since boot was set, and did not drift
 
 Raws = Sequence[RawMessage]
+
+
+def _due() -> ContextVar[float | None]:
+    return ContextVar("due_s", default=None)
 
 
 class Arrivals:
@@ -38,17 +43,24 @@ class Arrivals:
 
 @dataclass(slots=True)
 class Terms:
-    """The terms of one route. `due_s` is of the batch at hand: written before its handler is called, read in it."""
+    """The terms of one route. `due_s` (monotonic) is of the batch at hand."""
 
     route: str
     priority: int
     deadline_s: float | None
     clock: Clock
-    due_s: float | None = None  # monotonic
     arrivals: Arrivals = field(init=False)
+    # Written in the task that calls the handler, read in the call, which runs in a copy of that task's context: several
+    # lanes of a route call at the same time.
+    _due_s: ContextVar[float | None] = field(init=False, default_factory=_due)
 
     def __post_init__(self) -> None:
         self.arrivals = Arrivals(self.clock)
+
+    @property
+    def due_s(self) -> float | None:
+        """Until when it is worth anything; None: for ever."""
+        return self._due_s.get()
 
     def left_s(self) -> float | None:
         """For how long the answer at hand is worth anything, in seconds; None: for ever."""
@@ -57,7 +69,7 @@ class Terms:
     def begin(self, raws: Raws, *, is_window: bool = False) -> tuple[Raws, list[DeadLetter]]:
         """Those whose answer is still wanted, and the others as dead letters. A window is late as a whole, when its
         last message is."""
-        self.due_s = None
+        self._due_s.set(None)
         if self.deadline_s is None or not raws:
             return raws, []
         ages_s = self.arrivals.ages_s(raws)
@@ -65,7 +77,7 @@ class Terms:
             ages_s = [min(ages_s)] * len(raws)
         in_time = [age_s for age_s in ages_s if age_s <= self.deadline_s]
         if in_time:
-            self.due_s = self.clock.monotonic() + self.deadline_s - max(in_time)
+            self._due_s.set(self.clock.monotonic() + self.deadline_s - max(in_time))
         if len(in_time) == len(raws):
             return raws, []
         detail = f"its turn came later than deadline_s = {self.deadline_s:g} after it arrived"

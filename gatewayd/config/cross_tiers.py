@@ -23,6 +23,9 @@ def check_tiers(path: Path, route: Route, tiers: Mapping[str, Tier], written: Ma
     if route.options:
         problem = "the handlers of tiers have options of their own: [tiers.<name>.options]"
         yield Finding(path=(*path, "options"), problem=problem)
+    if route.parallel > 1:
+        problem = "instances of one handler share a route's work; the tiers of a cascade do not"
+        yield Finding(path=(*path, "parallel"), problem=problem, allowed="1")
     if route.window is not None:
         problem = "a cascade judges one message at a time"
         yield Finding(

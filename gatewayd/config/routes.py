@@ -195,6 +195,14 @@ class Route(Section, frozen=True):
             description="Longest pause before a handler that failed for a passing reason is called again, in seconds.",
         ),
     ] = 30.0
+    parallel: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="How many windows, or messages of different topics, are handled at once, each by an instance of the handler of its own: those of one key by the same one and in order. For a journaled route whose language model has as many slots (`session.parallel` in its model.toml).",
+        ),
+    ] = 1
     max_call_s: Annotated[
         Annotated[float, Meta(gt=0, le=86400)] | None,
         Meta(

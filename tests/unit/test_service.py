@@ -100,12 +100,12 @@ async def test_a_handler_is_stuck_when_a_call_takes_longer_than_its_route_allows
 ) -> None:
     async with stages(tmp_path, {"r": Scripted()}, {"r": keys}) as rig:
         runner, liveness = rig.part().context.runner, Liveness()
-        runner.busy_since_s = 1000.0
+        runner._busy_since_s = 1000.0
         watch_handlers(rig.parts, liveness)
 
         assert liveness.stuck(1000.0 + limit_s - 1) is None
         assert "handler[r]" in (liveness.stuck(1000.0 + limit_s + 1) or "")
-        runner.busy_since_s = None
+        runner._busy_since_s = None
         watch_handlers(rig.parts, liveness)
         assert liveness.stuck(1000.0 + limit_s + 1) is None
 
