@@ -82,7 +82,7 @@ def look(root: Path) -> Board:
 
 
 def _zones(root: Path) -> Iterator[Temperature]:
-    for zone in _folders(root, "sys/class/thermal", "thermal_zone*"):
+    for zone in _matches(root / "sys/class/thermal", "thermal_zone*"):
         value_c = _celsius(zone / "temp")
         if value_c is None:
             continue
@@ -102,7 +102,7 @@ def _zones(root: Path) -> Iterator[Temperature]:
 def _trips(zone: Path) -> dict[str, float]:
     """The lowest trip point of each kind; 0 and below means that it is not set."""
     trips: dict[str, float] = {}
-    for file in sorted(zone.glob("trip_point_*_type")):
+    for file in _matches(zone, "trip_point_*_type"):
         kind = _text(file)
         value_c = _celsius(file.with_name(file.name.removesuffix("type") + "temp"))
         if kind and value_c is not None and value_c > 0:
@@ -111,9 +111,9 @@ def _trips(zone: Path) -> dict[str, float]:
 
 
 def _hwmon_temperatures(root: Path) -> Iterator[Temperature]:
-    for chip in _folders(root, "sys/class/hwmon", "hwmon*"):
+    for chip in _matches(root / "sys/class/hwmon", "hwmon*"):
         name = _text(chip / "name") or chip.name
-        for file in sorted(chip.glob("temp*_input")):
+        for file in _matches(chip, "temp*_input"):
             value_c = _celsius(file)
             if value_c is None:
                 continue
@@ -130,7 +130,7 @@ def _hwmon_temperatures(root: Path) -> Iterator[Temperature]:
 
 def _throttled(root: Path) -> tuple[frozenset[str] | None, frozenset[str]]:
     """What holds the processor back now, and what did since boot. None where nobody tells."""
-    for file in sorted(root.glob(_FIRMWARE)):
+    for file in _matches(root, _FIRMWARE):
         try:
             bits = int(_text(file) or "", 16)
         except ValueError:
@@ -146,7 +146,7 @@ def _cooling(root: Path) -> frozenset[str] | None:
     """Whether the kernel itself slows the processor down: a cooling device of cpufreq that is at work."""
     states = [
         _number(device / "cur_state")
-        for device in _folders(root, "sys/class/thermal", "cooling_device*")
+        for device in _matches(root / "sys/class/thermal", "cooling_device*")
         if "cpufreq" in _text(device / "type")
     ]
     known = [state for state in states if state is not None]
@@ -165,7 +165,7 @@ def _load(root: Path) -> tuple[float, float, float] | None:
 
 def _frequencies(root: Path) -> dict[str, float]:
     found: dict[str, float] = {}
-    for cpu in _folders(root, "sys/devices/system/cpu", "cpu[0-9]*"):
+    for cpu in _matches(root / "sys/devices/system/cpu", "cpu[0-9]*"):
         khz = _number(cpu / "cpufreq/scaling_cur_freq")
         if khz:
             found[cpu.name.removeprefix("cpu")] = khz * 1000
@@ -174,7 +174,7 @@ def _frequencies(root: Path) -> dict[str, float]:
 
 def _rails(root: Path) -> Iterator[Power]:
     """Voltage (mV) times current (mA) of each channel of a power monitor; disabled channels answer with an error."""
-    for chip in _folders(root, "sys/class/hwmon", "hwmon*"):
+    for chip in _matches(root / "sys/class/hwmon", "hwmon*"):
         if _text(chip / "name") not in _POWER_CHIPS:
             continue
         for channel in range(1, _RAILS + 1):
@@ -188,7 +188,7 @@ def _rails(root: Path) -> Iterator[Power]:
 
 def _rapl(root: Path, unreadable: list[str]) -> Iterator[Energy]:
     """The top domains alone (packages, psys): core, uncore and dram are parts of them, or beside them on servers."""
-    for domain in _folders(root, "sys/class/powercap", "intel-rapl:*"):
+    for domain in _matches(root / "sys/class/powercap", "intel-rapl:*"):
         if domain.name.count(":") != 1:
             continue
         file = domain / "energy_uj"
@@ -201,10 +201,10 @@ def _rapl(root: Path, unreadable: list[str]) -> Iterator[Energy]:
         yield Energy(id=domain.name, name=name, joules=microjoules / 1e6, wraps_at_j=wraps_at / 1e6)
 
 
-def _folders(root: Path, above: str, pattern: str) -> list[Path]:
+def _matches(folder: Path, pattern: str) -> list[Path]:
     """In the order of their numbers, so that metrics keep theirs."""
     try:
-        return sorted((root / above).glob(pattern), key=lambda path: (len(path.name), path.name))
+        return sorted(folder.glob(pattern), key=lambda path: (len(path.name), path.name))
     except OSError:
         return []
 

@@ -9,7 +9,7 @@ import msgspec
 
 from gatewayd.config.cross_tiers import check_tiers
 from gatewayd.config.describe import Path
-from gatewayd.config.schema import Config, Payload, Reconnect, Route, Secret, Tls
+from gatewayd.config.schema import Board, Config, Payload, Reconnect, Route, Secret, Tls
 from gatewayd.config.walk import Finding
 from gatewayd.payloads.paths import compile_path
 from gatewayd.routing import validate_filter
@@ -34,6 +34,7 @@ def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(path=("sinks", name, "timeout_s"), problem=problem, allowed=limit)
     for path, value in _structs(config, ()):
         yield from _anywhere(path, value)
+    yield from _board(config.board)
     yield from _warnings(config)
 
 
@@ -120,6 +121,12 @@ def _value_path(path: Path, text: str) -> Iterator[Finding]:
         compile_path(text)
     except ValueError as failure:
         yield Finding(path=path, problem=str(failure))
+
+
+def _board(board: Board) -> Iterator[Finding]:
+    if board.hot_c is not None and board.cool_c is not None and board.cool_c >= board.hot_c:
+        problem = "the board would be hot and cool at once"
+        yield Finding(path=("board", "cool_c"), problem=problem, allowed=f"less than hot_c ({board.hot_c:g})")
 
 
 def _structs(value: Any, path: Path) -> Iterator[tuple[Path, msgspec.Struct]]:

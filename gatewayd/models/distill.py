@@ -34,7 +34,7 @@ from gatewayd.models.fit_text import fit_text
 from gatewayd.models.offers import Offered, keep_report, offers_dir
 from gatewayd.models.store import ModelStore
 
-MIN_LESSONS = 150  # 90 to fit on; 60 later ones, the least that calibrating takes
+MIN_LESSONS = 80  # 48 to fit on; the 32 later ones with as many rehearsals are what calibrating takes at least
 FIT_SHARE = 0.6  # of the lessons, the earlier ones
 JUDGE_SHARE = 0.2  # the latest ones; on those in between the next student's confidence is fitted
 
@@ -194,8 +194,9 @@ def _calibrate(
 ) -> float:
     """Fit the offer's confidence on lessons it was not fitted on; the threshold. What it was fitted on is not new."""
     known = set(models.get(student.name).labels)
-    later = [each for each in (*parts.calibrate, *parts.judge) if each.label in known]
-    if n_unknown := len(parts.calibrate) + len(parts.judge) - len(later):
+    after = sorted((*parts.calibrate, *parts.judge, *parts.kept_back), key=lambda each: each.time)
+    later = [each for each in after if each.label in known]
+    if n_unknown := len(after) - len(later):
         notes.append(f"{n_unknown} later lessons have labels that the earlier ones do not: they count as wrong")
     earlier = [each for each in (*parts.fit, *parts.rehearse) if each.label in known]
     handler = student.make(student.next_options)

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from gatewayd.config import schema
-from gatewayd.errors import ModelError
+from gatewayd.errors import ConfigError, ModelError
 from gatewayd.models.bundle import Bundle, Manifest, Runtime, Verifier, check_sizes, read_bundle
 from gatewayd.models.factories import FACTORIES, Factory, OnCompletion, OnEvent
 from gatewayd.models.residency import Reason, Residency
@@ -69,6 +69,7 @@ class ModelStore:
         )
         self._models: dict[str, StoredModel] = {}
         self._unloads: dict[tuple[str, Reason], int] = {}
+        self._swaps: dict[str, int] = {}
         self._refused: dict[str, Manifest] = {}  # newer versions that did not load
         self._lock = threading.Lock()
         self._counting = threading.Lock()
@@ -104,9 +105,9 @@ class ModelStore:
         try:
             fresh.verify()
             fresh.warm()
-        except ModelError:
+        except (ModelError, ConfigError) as error:
             self.refuse(fresh)
-            raise
+            raise ModelError(str(error)) from error
         return fresh
 
     def promote(self, fresh: StoredModel) -> StoredModel:
@@ -129,9 +130,11 @@ class ModelStore:
 
     def retire(self, old: StoredModel) -> None:
         """Close the version before: its memory comes back."""
-        self._shop.on_event(old.name, "swapped")
         self.in_use()[old.name].resident.take_over(old.resident)
         old.close("swapped")
+        with self._counting:
+            self._swaps[old.name] = self._swaps.get(old.name, 0) + 1
+        self._shop.on_event(old.name, "swapped")
 
     def ls(self) -> Sequence[Listed]:
         """Every bundle in the folder, by name, the damaged ones with their problem. Reads manifests, not weights."""
@@ -143,7 +146,7 @@ class ModelStore:
 
     def stats(self) -> Mapping[str, Mapping[str, float]]:
         """Of each model that was loaded: the figures of its sessions (see `stats` of the runtimes), `loads`,
-        `unloads_idle`, `unloads_budget`, `loaded` (0 or 1) and `memory_bytes` as of now."""
+        `swaps`, `unloads_idle`, `unloads_budget`, `loaded` (0 or 1) and `memory_bytes` as of now."""
         with self._lock:
             models = list(self._models.values())
         return {model.name: self._figures(model) for model in models if model.resident.has_loaded}
@@ -190,6 +193,7 @@ class ModelStore:
             "loaded": float(resident.is_loaded),
             "memory_bytes": float(resident.memory_bytes()),
             "unloads_idle": float(self._unloads.get((model.name, "idle"), 0)),
+            "swaps": float(self._swaps.get(model.name, 0)),
             "unloads_budget": float(self._unloads.get((model.name, "budget"), 0)),
         }
 

@@ -14,7 +14,7 @@ import structlog
 
 from gatewayd.api import TensorSession, TextSession
 from gatewayd.config import schema
-from gatewayd.errors import ConfigError, ModelError, TransientError
+from gatewayd.errors import ConfigError, ModelError, RejectedError, TransientError
 from gatewayd.memory import resident_bytes
 from gatewayd.models.bundle import MANIFEST, Bundle, Manifest, Runtime, Verifier, read_bundle
 from gatewayd.models.factories import Factory, Files, OnCompletion, OnEvent, Session, Timed, Warmable
@@ -101,7 +101,7 @@ class StoredModel:
                 session.warm()
             elif isinstance(session, TextSession):
                 session.complete("1", max_tokens=1, timeout_s=_WARM_S)
-        except TransientError as exc:
+        except (TransientError, RejectedError) as exc:
             raise ModelError(f'model "{self.name}": does not answer its first call: {exc}') from exc
         finally:
             self.resident.give_back()
