@@ -10,6 +10,7 @@ and whether the books balance. Exit status 1 when the memory grew by more than a
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,11 @@ def new_version(folder: Path, version: int) -> None:
 def pids(one: Gateway) -> list[int]:
     """The daemon, and its workers."""
     assert one.process is not None
-    tasks = Path(f"/proc/{one.process.pid}/task").iterdir()
-    return [one.process.pid, *(int(pid) for task in tasks for pid in (task / "children").read_text().split())]
+    found = [one.process.pid]
+    for task in Path(f"/proc/{one.process.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended has no children left
+            found += [int(pid) for pid in (task / "children").read_text().split()]
+    return found
 
 
 def memory_mb(one: Gateway) -> float:
@@ -243,7 +246,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         print(f"{row['subject']:26}{sizes} {growth(row):+6.1f} % {rest}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _folder(kind: str) -> Any:
     with tempfile.TemporaryDirectory(prefix=f"gatewayd-swaps-{kind}-") as folder:
         yield Path(folder)

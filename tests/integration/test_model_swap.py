@@ -1,5 +1,6 @@
 """A model is replaced while messages flow through a real daemon: none is lost, and each answer is of one version."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -290,8 +291,11 @@ def new_version(folder: Path, name: str) -> None:
 
 def workers(gateway: Gateway) -> list[int]:
     assert gateway.process is not None
-    tasks = Path(f"/proc/{gateway.process.pid}/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in Path(f"/proc/{gateway.process.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended has no children left
+            found += [int(pid) for pid in (task / "children").read_text().split()]
+    return found
 
 
 def publish(broker: Mosquitto, name: str, *lines: str) -> None:

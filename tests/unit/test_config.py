@@ -128,6 +128,7 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_refused(text: str, key: st
             "routes.pumps.payload.optional[0]",
         ),
         ('[sinks.f]\ntype = "file"\npath = "x"\ntimeout_s = 120\n', 4, "sinks.f.timeout_s"),
+        ("[board]\nhot_c = 70\ncool_c = 70.0\n", 3, "board.cool_c"),
         (ROUTE + 'payload.fields = {t = "a["}\n', 4, "routes.pumps.payload.fields.t"),
         (ROUTE + 'payload.time = "$now"\n', 4, "routes.pumps.payload.time"),
         (ROUTE + 'payload.id = ""\n', 4, "routes.pumps.payload.id"),
