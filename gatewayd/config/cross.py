@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from gatewayd.config.cross_far import check_far, check_redaction
 from gatewayd.config.cross_tiers import check_tiers
 from gatewayd.config.describe import Path
 from gatewayd.config.schema import Board, Config, Payload, Reconnect, Route, Secret, Tls
@@ -27,6 +28,9 @@ def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[Finding]:
     for name, route in config.routes.items():
         yield from _route(("routes", name), route, sinks)
         yield from check_tiers(("routes", name), route, config.tiers, _table(data, "tiers"))
+        yield from check_redaction(("routes", name, "escalation"), route.escalation)
+    for name, tier in config.tiers.items():
+        yield from check_far(("tiers", name), tier)
     for name, sink in config.sinks.items():
         if sink.timeout_s >= config.spool.lease_s:
             problem = "a lease would lapse before the sink has answered, and results would be sent twice"
