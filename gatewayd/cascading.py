@@ -6,7 +6,7 @@ one route, for it may keep state.
 
 import asyncio
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -103,6 +103,7 @@ class _Base:
     clock: Clock
     telemetry: Telemetry
     models: Models
+    may_ask: Callable[[str, int], None]
     posts: Mapping[str, Post]  # of the tiers outside of this box
     trail: AuditTrail | None
     lessons: Lessons | None
@@ -162,9 +163,10 @@ def build_cascades(
     models: Models,
     contexts: Mapping[str, RouteContext],
     clients: Mapping[str, TierClient] | None,
+    may_ask: Callable[[str, int], None],
 ) -> Cascades:
     """A cascade for each route with tiers; its handler and its stages take part in it from now on. `clients`: in place
-    of those of the config."""
+    of those of the config. `may_ask`: with a route and its priority, before each call of a language model."""
     config, clock, telemetry = ground.config, ground.clock, ground.telemetry
     handlers = {
         name: context.runner.handler
@@ -174,7 +176,7 @@ def build_cascades(
     if not handlers:
         return Cascades({}, {})
     posts = build_posts(config, build_clients(ground, spool) if clients is None else clients, clock, telemetry)
-    base = _Base(config, clock, telemetry, models, posts, _trail(ground), _lessons(ground))
+    base = _Base(config, clock, telemetry, models, may_ask, posts, _trail(ground), _lessons(ground))
     parts = {name: _build_cascade(base, contexts[name], handler) for name, handler in handlers.items()}
     return Cascades(parts, posts, [keeper for keeper in (base.trail, base.lessons) if keeper is not None])
 
@@ -266,7 +268,7 @@ def _client(ground: _Base, context: RouteContext, tier: LocalTier) -> HandlerCli
 
     # Without the route's deadline: that was for the first answer, which is out.
     terms = Terms(context.name, context.config.priority, None, ground.clock)
-    models = RouteModels(ground.models, terms)
+    models = RouteModels(ground.models, terms, partial(ground.may_ask, context.name, terms.priority))
     return HandlerClient(tier.name, context.name, tier.handler, lambda: models, ground.clock, started, ground.telemetry)
 
 

@@ -213,7 +213,8 @@ async def build(
     for name, route in enabled_routes(config).items():
         routes[name] = _build_route(ground, name, route, handlers[name], spool, built_source, live)
     contexts = {name: part.context for name, part in routes.items()}
-    cascades = build_cascades(ground, spool, models, contexts, clients)
+    board = BoardWatch.of(config.board)
+    cascades = build_cascades(ground, spool, models, contexts, clients, board.shedding.check)
     if cascades.parts:
         cascades.begin(await spool.books())
     return Parts(
@@ -226,7 +227,7 @@ async def build(
         sinks=built_sinks,
         throttles=_throttles(ground, built_sinks, spool),
         cascades=cascades,
-        board=BoardWatch.of(config.board),
+        board=board,
         running_config=config,
         started_at_s=ground.clock.monotonic(),
     )
@@ -234,16 +235,12 @@ async def build(
 
 def _spool_event(ground: Ground, routes: Mapping[str, RoutePart], name: str, attributes: Mapping[str, object]) -> None:
     ground.telemetry.spool_event(name, attributes)
-    if name == "requeued" and (part := routes.get(str(attributes["route"]))) is not None:
+    part = routes.get(str(attributes.get("route", "")))
+    if part is None:
+        return
+    if name == "requeued":
         part.wake.arrived.set()
-    elif name in ("expired", "evicted") and not attributes.get("sink"):
-        _lost_messages(routes, attributes)
-
-
-def _lost_messages(routes: Mapping[str, RoutePart], attributes: Mapping[str, object]) -> None:
-    """The spool has given up rows of a route's journal."""
-    part = routes.get(str(attributes["route"]))
-    if part is not None and part.context.cascade is not None:
+    elif name in ("expired", "evicted") and not attributes.get("sink") and part.context.cascade is not None:
         part.context.cascade.lost(int(str(attributes["n"])))
 
 

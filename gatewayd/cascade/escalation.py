@@ -22,7 +22,7 @@ from gatewayd.cascade.note import Note, read_note, with_note
 from gatewayd.cascade.policy import Case, decide, is_within
 from gatewayd.cascade.post import Post
 from gatewayd.cascade.verdict import Cause, Decision, Question, Refusal, Verdict
-from gatewayd.errors import FatalError, RejectedError, TierSpent, TransientError
+from gatewayd.errors import FatalError, GivesWay, RejectedError, TierSpent, TransientError
 from gatewayd.ports import JournalEntry, NewResult, RawMessage, Work
 from gatewayd.route import RouteContext, commit
 
@@ -118,15 +118,22 @@ async def _work_off(shared: Escalations, post: Post, waiting: Sequence[Open]) ->
 
 def _batch(post: Post, waiting: Sequence[Open]) -> Sequence[Open]:
     """The oldest. Alone what was tried before by a handler on this box: it may be what killed the process."""
-    if post.counts_attempts and waiting[0].entry.attempts:
+    if _attempts(post, waiting[0]):
         return waiting[:1]
-    fresh = (index for index, each in enumerate(waiting) if post.counts_attempts and each.entry.attempts)
-    return waiting[: min(post.max_batch, next(fresh, post.max_batch))]
+    tried = (index for index, each in enumerate(waiting) if _attempts(post, each))
+    return waiting[: min(post.max_batch, next(tried, post.max_batch))]
+
+
+def _attempts(post: Post, each: Open) -> int:
+    """How often a handler on this box was asked about it, over crashes too."""
+    if not post.counts_attempts:
+        return 0
+    return each.entry.attempts - (each.entry.id in post.begun)
 
 
 async def _ask(shared: Escalations, post: Post, batch: Sequence[Open]) -> None:
     context = shared.context
-    given_up = [each for each in batch if post.counts_attempts and each.entry.attempts >= context.config.max_attempts]
+    given_up = [each for each in batch if _attempts(post, each) >= context.config.max_attempts]
     if given_up:
         await _leave(shared, [(each, _refused(shared, each, post.name, "refused")) for each in given_up])
         return
@@ -137,10 +144,12 @@ async def _ask(shared: Escalations, post: Post, batch: Sequence[Open]) -> None:
     async with shared.ladder.calls[post.name]:
         try:
             await post.prepare()
-            if post.counts_attempts:
-                await context.spool.begin(context.name, [each.entry.id for each in batch])
+            await _begin(context, post, batch)
             context.crash.reach("cascade.before_ask")
             answers = await _answers(post, questions)
+        except GivesWay:  # what is counted on disk is the attempt that is still to be made
+            post.begun = frozenset(each.entry.id for each in batch)
+            return
         except TransientError:
             return  # the post knows when to ask again, and the policy is asked first
         context.crash.reach("cascade.after_answer")
@@ -151,6 +160,15 @@ async def _ask(shared: Escalations, post: Post, batch: Sequence[Open]) -> None:
         ]
         await _leave(shared, [(each, _decide(shared, each)) for each, _ in decided])
         context.crash.reach("cascade.after_settle")
+
+
+async def _begin(context: RouteContext, post: Post, batch: Sequence[Open]) -> None:
+    """Count the attempt on disk before it is made."""
+    if post.counts_attempts:
+        ids = [each.entry.id for each in batch if each.entry.id not in post.begun]
+        post.begun = frozenset()
+        if ids:
+            await context.spool.begin(context.name, ids)
 
 
 async def _answers(post: Post, questions: Sequence[Question]) -> Sequence[Verdict | Refusal | None]:

@@ -33,6 +33,7 @@ class Post:
     recall: Recall | None = None  # None: every question is asked
     on_recalled: Callable[[str, int], None] = lambda _tier, _n: None  # (tier, questions that were not asked)
     start: Callable[[], Awaitable[None]] | None = None  # to be called before questions, cheap when it was
+    begun: frozenset[int] = frozenset()  # journal rows whose attempt is counted, and still to be made
     failures: int = 0  # in a row
     _due_at_s: float = field(default=float("-inf"))
     _spent_until_s: float = field(default=float("-inf"))

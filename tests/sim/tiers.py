@@ -25,6 +25,7 @@ from tests.sim.stages import Rig
 SITE_HANDLERS = """
 import msgspec
 from gatewayd.api import ModelError, Rejection, Result, TransientError
+from gatewayd.errors import GivesWay
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: str = "student"
@@ -45,6 +46,11 @@ class Student:
             raise ValueError("a bug")
         if said == "busy":
             raise TransientError("busy")
+        if said == "hot 5 times":
+            self.hot = getattr(self, "hot", 0) + 1
+            if self.hot <= 5:
+                raise GivesWay("hot")
+            said = ["b", 0.99]
         if said == "reject":
             return Rejection(message=message, reason="no_field")
         if said is None:

@@ -49,7 +49,7 @@ async def test_an_unsure_answer_goes_out_at_once_and_its_message_waits_in_the_jo
             "cause": "unsure",
             "latency_ms": 0,
         }
-        assert rig.ladder.n_waiting == 1
+        await until(lambda: rig.ladder.n_waiting == 1)
 
 
 async def test_a_better_answer_is_a_correction_linked_to_the_first(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ async def test_an_answer_that_was_right_is_confirmed(tmp_path: Path) -> None:
         await rig.settled(received=1, handled=1)
 
         assert (await rig.results())[f"{key}.final"]["changed"] is False
-        assert rig.ladder.n_waiting == 0
+        await until(lambda: rig.ladder.n_waiting == 0)
 
 
 async def test_what_waits_while_the_tier_is_away_is_asked_oldest_first_when_it_is_back(tmp_path: Path) -> None:
@@ -386,6 +386,7 @@ async def test_decisions_are_in_the_audit_trail_and_on_status(tmp_path: Path) ->
     async with cascade(tmp_path, [FarTier()]) as rig:
         rig.send(SURE, UNSURE)
         await rig.settled(received=2, handled=2)
+        await until(lambda: rig.ladder.n_waiting == 0)
 
         shown = cascade_status(rig.ladder)
 
@@ -397,3 +398,15 @@ async def test_decisions_are_in_the_audit_trail_and_on_status(tmp_path: Path) ->
     lines = [line for file in (tmp_path / "state" / "audit").glob("audit-*") for line in file.read_text().splitlines()]
     assert sum('"cause":"unsure"' in line for line in lines) == 1
     assert sum('"cause":"sure"' in line for line in lines) == 2
+
+
+async def test_giving_way_on_a_hot_board_is_no_attempt(tmp_path: Path) -> None:
+    giant = {"type": "handler", "handler": "giant", "options": {"name": "giant"}, "accept": 0.9}
+    route = {"max_attempts": 2, "retry_s": 1.0}
+    async with cascade(tmp_path, tiers={"student": STUDENT, "giant": giant}, route=route) as rig:
+        (key,) = rig.send({**UNSURE, "giant": "hot 5 times"})
+        while await rig.message_book() != {"received": 1, "handled": 1}:
+            await rig.clock.advance(1)
+
+        data = (await rig.results())[f"{key}.final"]
+        assert (data["label"], data["tier"], data["cause"]) == ("b", "giant", "sure")
