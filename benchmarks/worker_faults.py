@@ -148,6 +148,13 @@ class Rig:
         events = [json.loads(line) for line in self._lines()]
         return [event["data"] for event in events if event["type"].endswith(".summary")]
 
+    def said(self) -> list[str]:
+        """What the log had to say of the model, each once."""
+        log = (self.gateway.folder / "gatewayd.log").read_text(errors="replace")
+        lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+        told = [line for line in lines if line["level"] in ("warning", "error")]
+        return sorted({f"{line['event']} {line.get('cause', '')}".strip()[:300] for line in told})
+
     def _lines(self) -> list[str]:
         path = self.gateway.folder / "out.ndjson"
         if not path.exists():
@@ -241,6 +248,7 @@ def _line(
         "summaries": len(summaries),
         "by_reason": dict(Counter(one["reason"] or "written by the model" for one in summaries)),
         "crashes": _crashes(rig),
+        "said": rig.said(),
         "daemon_lives": is_alive,
         "balanced": books.balanced,
         "lost": n_lines - books.messages["logs"]["handled"] + n_samples - books.messages["probe"]["handled"],

@@ -142,6 +142,14 @@ class Models(Section, frozen=True):
     llm_threads: Annotated[
         int, Meta(ge=0, le=256, description="Threads of a language model. 0: all cores but one, at least one.")
     ] = 0
+    llm_max_threads: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=256,
+            description="Threads of all language models that generate at the same time: one that does not fit beside the others waits its turn, and one that has more generates alone. 0: as many as one of them has.",
+        ),
+    ] = 0
     llm_max_waiting: Annotated[
         int,
         Meta(
@@ -212,7 +220,7 @@ class Models(Section, frozen=True):
             le=19,
             description="Niceness of worker processes, from 0 to 19: how far a language model steps back for everything else. Added to the daemon's own.",
         ),
-    ] = 5
+    ] = 10
     worker_policy: Annotated[
         Literal["other", "batch", "idle"],
         Meta(

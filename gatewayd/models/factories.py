@@ -79,7 +79,7 @@ class BoxScheduler:
     """Whose turn it is among all language models of a box: made with the first of them."""
 
     def __init__(self) -> None:
-        self._scheduler: "Scheduler | None" = None
+        self._scheduler: Scheduler | None = None
         self._making = threading.Lock()
 
     def get(self, config: schema.Models) -> "Scheduler":

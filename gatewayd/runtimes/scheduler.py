@@ -4,6 +4,7 @@ Invariant: whoever asks gets a slot, or is refused by its deadline at the latest
 it back, whatever ends the call. No lock is held while another thread is told to give way.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 import structlog
 
 from gatewayd.errors import TransientError
-from gatewayd.runtimes.slots import SlotLimits, SlotQueue, Ticket
+from gatewayd.runtimes.slots import REASONS, SlotLimits, SlotQueue, Ticket
 
 log = structlog.get_logger(__name__)
 
@@ -24,15 +25,33 @@ _PROBLEMS = {
 
 
 class Scheduler:
-    """The slots of one model. Every method may be called from any thread."""
+    """The language models of a box. Every method may be called from any thread."""
 
-    def __init__(self, name: str, limits: SlotLimits, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._name = name
-        self._queue = SlotQueue(limits)
+    def __init__(self, max_threads: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`max_threads`: of all models that generate at once; one that has more generates alone."""
+        self._queue = SlotQueue(max_threads)
         self._monotonic = monotonic
         self._changed = threading.Condition()
         self._ends: dict[Ticket, Callable[[], None]] = {}
-        self._waited_s = 0.0  # of all requests together, also of those refused in the end
+        self._names: dict[int, str] = {}
+        self._keys = itertools.count(1)
+        self._closed: set[int] = set()
+        self._waited_s: dict[int, float] = {}  # of all requests together, also of those refused in the end
+
+    def add(self, name: str, limits: SlotLimits) -> int:
+        """A loaded model; its key, for tickets."""
+        with self._changed:
+            key = next(self._keys)
+            self._names[key] = name
+            self._waited_s[key] = 0.0
+            self._queue.models[key] = limits
+            return key
+
+    def remove(self, key: int) -> None:
+        """The model was closed. Its calls end by themselves; with the last of them it is forgotten."""
+        with self._changed:
+            self._closed.add(key)
+            self._forget_if_unused(key)
 
     @contextmanager
     def slot(self, ticket: Ticket, end: Callable[[], None]) -> Iterator[None]:
@@ -51,27 +70,28 @@ class Scheduler:
             with self._changed:
                 self._queue.leave(ticket)
                 del self._ends[ticket]
+                self._forget_if_unused(ticket.model)
             self._tell()
 
     def give_way(self, ticket: Ticket) -> None:
         """Hand the slot to who is better, and return when there is one again. Raises TransientError when refused."""
         with self._changed:
             self._queue.give_way(ticket)
-        log.info("a completion gave way to a more important one", model=self._name, times=ticket.n_preempted)
+        log.info("a call gave way to a more important one", model=self._names[ticket.model], times=ticket.n_preempted)
         self._wait(ticket)
 
-    def stats(self) -> Mapping[str, float]:
-        """`waiting`, `waiting_bytes` and `running` now; `waited_s`, `preempted`, `refused_deadline`,
+    def stats(self, key: int) -> Mapping[str, float]:
+        """Of one model: `waiting`, `waiting_bytes` and `running` now; `waited_s`, `preempted`, `refused_deadline`,
         `refused_queue_full` and `refused_queue_bytes` so far."""
         with self._changed:
-            queue = self._queue
+            waiting = self._queue.waiting_of(key)
+            counted = ("preempted", *(f"refused_{reason}" for reason in REASONS))
             return {
-                **{f"refused_{reason}": float(queue.counts[f"refused_{reason}"]) for reason in _PROBLEMS},
-                "preempted": float(queue.counts["preempted"]),
-                "waiting": float(len(queue.waiting)),
-                "waiting_bytes": float(queue.waiting_bytes),
-                "running": float(len(queue.running)),
-                "waited_s": self._waited_s,
+                **{name: float(self._queue.counts[key, name]) for name in counted},
+                "waiting": float(len(waiting)),
+                "waiting_bytes": float(sum(ticket.size_bytes for ticket in waiting)),
+                "running": float(len(self._queue.running_of(key))),
+                "waited_s": self._waited_s.get(key, 0.0),
             }
 
     def _wait(self, ticket: Ticket) -> None:
@@ -84,10 +104,11 @@ class Scheduler:
                     self._changed.wait(left_s)
                 else:
                     self._queue.expire(self._monotonic())
-            self._waited_s += self._monotonic() - began_s
+            self._waited_s[ticket.model] += self._monotonic() - began_s
         if ticket.refused:
-            log.warning("a completion was refused", model=self._name, reason=ticket.refused, priority=ticket.priority)
-            raise TransientError(f'model "{self._name}": {_PROBLEMS[ticket.refused]}')
+            name = self._names[ticket.model]
+            log.warning("a call was refused", model=name, reason=ticket.refused, priority=ticket.priority)
+            raise TransientError(f'model "{name}": {_PROBLEMS[ticket.refused]}')
 
     def _tell(self) -> None:
         """After each change: wake who waits, and tell those who have to give way."""
@@ -98,3 +119,11 @@ class Scheduler:
                 ends.append(self._ends[victim])
         for end in ends:
             end()
+
+    def _forget_if_unused(self, key: int) -> None:
+        if key not in self._closed or self._queue.running_of(key) or self._queue.waiting_of(key):
+            return
+        self._closed.remove(key)
+        del self._names[key], self._queue.models[key], self._waited_s[key]
+        for counted in [counted for counted in self._queue.counts if counted[0] == key]:
+            del self._queue.counts[counted]

@@ -68,8 +68,11 @@ class WorkerTextSession:
         config: schema.Models,
         on_event: Callable[[str], None] = lambda _event: None,
         draw: Callable[[], float] = random.random,
+        scheduler: Scheduler | None = None,
+        n_threads: int = 1,
     ) -> None:
-        """Starts the worker. `load` verifies the files and says what to load, before every start.
+        """Starts the worker. `load` verifies the files and says what to load, before every start. `scheduler` is that
+        of the box, where there are other models; `n_threads` is what this one computes with.
 
         Raises ModelError when the model does not load within `worker_start_s`.
         """
@@ -81,11 +84,13 @@ class WorkerTextSession:
         self.context_tokens = self._supervisor.context_tokens
         limits = SlotLimits(
             n_slots=self._supervisor.parallel,
+            n_threads=n_threads,
             max_waiting=config.llm_max_waiting,
             max_waiting_bytes=config.llm_max_waiting_bytes,
             max_preemptions=config.llm_max_preemptions,
         )
-        self._scheduler = Scheduler(name, limits)
+        self._scheduler = scheduler or Scheduler(n_threads)
+        self._key = self._scheduler.add(name, limits)
 
     def complete(
         self,
@@ -179,7 +184,7 @@ class WorkerTextSession:
         """`starts`, `crashes`, `timeouts`, `calls`, `failures`, `tokens_in`, `tokens_out`, `tokens_cached`,
         `prefixes_restored` and `prefixes_computed` (static prompts) so far,
         `load_s` and `resident_bytes` of the worker that lives, and those of Scheduler.stats. Never starts one."""
-        return {**self._supervisor.stats(), **self._scheduler.stats()}
+        return {**self._supervisor.stats(), **self._scheduler.stats(self._key)}
 
     def resident_bytes(self) -> int:
         """Resident memory as the worker itself sees it: a round trip, so also a proof of life."""
@@ -188,6 +193,7 @@ class WorkerTextSession:
     def close(self) -> None:
         """End the worker. Calls under way end with WorkerCrashed, later ones too."""
         self._supervisor.close()
+        self._scheduler.remove(self._key)
 
     def _number(self, make: Callable[[int], Call]) -> int:
         deadline_s = time.monotonic() + _SMALL_CALL_S
@@ -199,7 +205,13 @@ class WorkerTextSession:
     def _scheduled(self, request: Slotted, size_bytes: int, priority: int) -> Reply:
         """The worker's reply, once there is a slot; asked again after it had to give way."""
         deadline_s = request.deadline_s
-        ticket = Ticket(priority=priority, deadline_s=deadline_s, arrival=next(self._ids), size_bytes=size_bytes)
+        ticket = Ticket(
+            priority=priority,
+            deadline_s=deadline_s,
+            arrival=time.monotonic_ns(),
+            size_bytes=size_bytes,
+            model=self._key,
+        )
         sent: list[tuple[WorkerProcess, int]] = []
 
         def end() -> None:  # from another thread, when somebody better waits
@@ -226,6 +238,7 @@ def load(
     config: schema.Models,
     on_event: Callable[[str, str], None],
     cache_dir: Path | None = None,
+    scheduler: Scheduler | None = None,
 ) -> WorkerTextSession:
     """Start a worker with the bundle's model; `cache_dir` is for what it computes once. Raises ModelError when it does
     not load."""
@@ -234,8 +247,7 @@ def load(
     if not isinstance(options, TextOptions):
         raise ModelError(f'model "{manifest.name}" is not a language model')
     place = Place(nice=config.worker_nice, policy=config.worker_policy, cpus=cores(config.worker_cpus))
-    n_cores = len(place.cpus) or max(1, len(os.sched_getaffinity(0)) - 1)
-    n_threads = options.threads or config.llm_threads or n_cores
+    n_threads = options.threads or config.llm_threads or usual_threads(config)
     digests = " ".join(entry.sha256 for entry in manifest.files)
     identity = f"{manifest.runtime} {digests} {msgspec.json.encode(options).decode()}"
 
@@ -254,7 +266,24 @@ def load(
             place=place,
         )
 
-    return WorkerTextSession(manifest.name, what, config, lambda event: on_event(manifest.name, event))
+    return WorkerTextSession(
+        manifest.name,
+        what,
+        config,
+        lambda event: on_event(manifest.name, event),
+        scheduler=scheduler,
+        n_threads=n_threads,
+    )
+
+
+def box_scheduler(config: schema.Models) -> Scheduler:
+    """The one that all language models of a box share."""
+    return Scheduler(config.llm_max_threads or config.llm_threads or usual_threads(config))
+
+
+def usual_threads(config: schema.Models) -> int:
+    """As many as there are cores for workers; where nobody said which, one is left to everything else."""
+    return len(cores(config.worker_cpus)) or max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def cores(text: str) -> tuple[int, ...]:

@@ -22,8 +22,22 @@ def limits(n_slots: int = 1, **fields: int) -> SlotLimits:
     )
 
 
-def ticket(priority: int = 4, deadline_s: float = 100.0, size_bytes: int = 10) -> Ticket:
-    return Ticket(priority=priority, deadline_s=deadline_s, arrival=next(_arrivals), size_bytes=size_bytes)
+def ticket(priority: int = 4, deadline_s: float = 100.0, size_bytes: int = 10, model: int = 0) -> Ticket:
+    return Ticket(priority=priority, deadline_s=deadline_s, arrival=next(_arrivals), size_bytes=size_bytes, model=model)
+
+
+def queue_of(limits: SlotLimits, **others: SlotLimits) -> SlotQueue:
+    """A box with one model (0), or with more (1, 2 …) and two threads for all of them."""
+    queue = SlotQueue(max_threads=2)
+    queue.models.update(enumerate([limits, *others.values()]))
+    return queue
+
+
+def scheduler_of(limits: SlotLimits) -> Scheduler:
+    """A box with one model, whose key is 1."""
+    scheduler = Scheduler(max_threads=2)
+    assert scheduler.add("llm", limits) == 1
+    return scheduler
 
 
 def entered(queue: SlotQueue, *tickets: Ticket) -> None:
@@ -32,7 +46,7 @@ def entered(queue: SlotQueue, *tickets: Ticket) -> None:
 
 
 def test_whoever_comes_runs_while_a_slot_is_free() -> None:
-    queue = SlotQueue(limits(n_slots=2))
+    queue = queue_of(limits(n_slots=2))
     first, second, third = ticket(0), ticket(0), ticket(9)
 
     entered(queue, first, second, third)
@@ -41,7 +55,7 @@ def test_whoever_comes_runs_while_a_slot_is_free() -> None:
 
 
 def test_the_higher_priority_is_next_whatever_the_arrival() -> None:
-    queue = SlotQueue(limits())
+    queue = queue_of(limits())
     running, low, high = ticket(), ticket(1), ticket(8)
     entered(queue, running, low, high)
 
@@ -51,7 +65,7 @@ def test_the_higher_priority_is_next_whatever_the_arrival() -> None:
 
 
 def test_of_one_priority_the_earlier_deadline_is_next_and_then_the_earlier_arrival() -> None:
-    queue = SlotQueue(limits())
+    queue = queue_of(limits())
     running, patient, pressed, late_comer = (
         ticket(),
         ticket(deadline_s=50),
@@ -69,18 +83,18 @@ def test_of_one_priority_the_earlier_deadline_is_next_and_then_the_earlier_arriv
 
 
 def test_beyond_the_count_the_lowest_priority_is_refused_and_not_who_came_last() -> None:
-    queue = SlotQueue(limits(max_waiting=2))
+    queue = queue_of(limits(max_waiting=2))
     running, low, middle, high = ticket(9), ticket(1), ticket(5), ticket(8)
 
     entered(queue, running, low, middle, high)
 
     assert low.refused == "queue_full"
     assert queue.waiting == [middle, high]
-    assert queue.counts["refused_queue_full"] == 1
+    assert queue.counts[0, "refused_queue_full"] == 1
 
 
 def test_who_comes_last_is_refused_when_it_is_the_lowest() -> None:
-    queue = SlotQueue(limits(max_waiting=1))
+    queue = queue_of(limits(max_waiting=1))
     running, high, low = ticket(9), ticket(8), ticket(1)
 
     entered(queue, running, high, low)
@@ -89,7 +103,7 @@ def test_who_comes_last_is_refused_when_it_is_the_lowest() -> None:
 
 
 def test_beyond_the_bytes_as_many_are_refused_as_it_takes() -> None:
-    queue = SlotQueue(limits(max_waiting_bytes=100))
+    queue = queue_of(limits(max_waiting_bytes=100))
     running, small, smaller, large = (
         ticket(9),
         ticket(1, size_bytes=40),
@@ -100,11 +114,11 @@ def test_beyond_the_bytes_as_many_are_refused_as_it_takes() -> None:
     entered(queue, running, small, smaller, large)
 
     assert (small.refused, smaller.refused, large.refused) == ("queue_bytes", "queue_bytes", "")
-    assert queue.waiting_bytes == 90
+    assert queue.waiting == [large]
 
 
 def test_a_request_that_runs_at_once_is_never_refused_for_its_size() -> None:
-    queue = SlotQueue(limits(max_waiting=0, max_waiting_bytes=0))
+    queue = queue_of(limits(max_waiting=0, max_waiting_bytes=0))
     only = ticket(size_bytes=10**9)
 
     queue.enter(only)
@@ -113,18 +127,18 @@ def test_a_request_that_runs_at_once_is_never_refused_for_its_size() -> None:
 
 
 def test_who_waits_beyond_its_deadline_is_refused_and_who_runs_is_not() -> None:
-    queue = SlotQueue(limits())
+    queue = queue_of(limits())
     running, late, in_time = ticket(deadline_s=5), ticket(deadline_s=5), ticket(deadline_s=6)
     entered(queue, running, late, in_time)
 
     queue.expire(5.0)
 
     assert (running.refused, late.refused, in_time.refused) == ("", "deadline", "")
-    assert queue.counts["refused_deadline"] == 1
+    assert queue.counts[0, "refused_deadline"] == 1
 
 
 def test_the_lowest_of_those_that_run_gives_way_of_equals_the_latest() -> None:
-    queue = SlotQueue(limits(n_slots=3))
+    queue = queue_of(limits(n_slots=3))
     middle, early, late = ticket(3), ticket(1), ticket(1)
     entered(queue, middle, early, late, ticket(7))
 
@@ -132,14 +146,14 @@ def test_the_lowest_of_those_that_run_gives_way_of_equals_the_latest() -> None:
 
 
 def test_nobody_gives_way_to_an_equal() -> None:
-    queue = SlotQueue(limits())
+    queue = queue_of(limits())
     entered(queue, ticket(4), ticket(4))
 
     assert queue.next_victim() is None
 
 
 def test_one_gives_way_for_each_that_waits_above_it_and_no_more() -> None:
-    queue = SlotQueue(limits(n_slots=3))
+    queue = queue_of(limits(n_slots=3))
     entered(queue, ticket(0), ticket(0), ticket(0), ticket(9), ticket(9))
 
     victims = [queue.next_victim(), queue.next_victim(), queue.next_victim()]
@@ -148,7 +162,7 @@ def test_one_gives_way_for_each_that_waits_above_it_and_no_more() -> None:
 
 
 def test_who_gave_way_waits_at_the_place_of_its_arrival() -> None:
-    queue = SlotQueue(limits())
+    queue = queue_of(limits())
     nightly, other, alarm = ticket(2), ticket(2), ticket(9)
     entered(queue, nightly, other, alarm)
     victim = queue.next_victim()
@@ -160,11 +174,11 @@ def test_who_gave_way_waits_at_the_place_of_its_arrival() -> None:
 
     assert running == [alarm]
     assert queue.running == [nightly]
-    assert (nightly.n_preempted, nightly.is_leaving, queue.counts["preempted"]) == (1, False, 1)
+    assert (nightly.n_preempted, nightly.is_leaving, queue.counts[0, "preempted"]) == (1, False, 1)
 
 
 def test_after_so_many_times_a_request_runs_to_its_end() -> None:
-    queue = SlotQueue(limits(max_preemptions=1))
+    queue = queue_of(limits(max_preemptions=1))
     nightly = ticket(0)
     entered(queue, nightly, ticket(9))
     victim = queue.next_victim()
@@ -178,8 +192,68 @@ def test_after_so_many_times_a_request_runs_to_its_end() -> None:
 
 
 def test_with_no_preemptions_nothing_that_runs_is_ended() -> None:
-    queue = SlotQueue(limits(max_preemptions=0))
+    queue = queue_of(limits(max_preemptions=0))
     entered(queue, ticket(0), ticket(9))
+
+    assert queue.next_victim() is None
+
+
+def test_models_run_together_as_long_as_the_box_has_threads_for_both() -> None:
+    queue = queue_of(limits(n_slots=2, n_threads=1), other=limits(n_threads=1), third=limits(n_threads=1))
+    first, second, third = ticket(model=0), ticket(model=1), ticket(model=2)
+
+    entered(queue, first, second, third)
+
+    assert (queue.running, queue.waiting) == ([first, second], [third])
+
+
+def test_a_model_with_more_threads_than_the_box_allows_runs_alone() -> None:
+    queue = queue_of(limits(), large=limits(n_threads=8))
+    small, large = ticket(model=0), ticket(model=1)
+    entered(queue, small, large)
+    before = list(queue.running)
+
+    queue.leave(small)
+
+    assert (before, queue.running) == ([small], [large])
+
+
+def test_who_waits_for_threads_is_overtaken_by_nobody_behind_it() -> None:
+    queue = queue_of(limits(n_slots=4, n_threads=2), other=limits(n_threads=2))
+    busy, other, more_of_the_busy = ticket(model=0), ticket(model=1), ticket(model=0)
+    entered(queue, busy, other, more_of_the_busy)
+
+    queue.leave(busy)
+
+    assert (queue.running, queue.waiting) == ([other], [more_of_the_busy])
+
+
+def test_who_waits_for_a_slot_of_its_own_model_holds_up_no_other_model() -> None:
+    queue = queue_of(limits(n_slots=1, n_threads=1), other=limits(n_threads=1))
+    running, waiting, other = ticket(model=0), ticket(model=0), ticket(model=1)
+
+    entered(queue, running, waiting, other)
+
+    assert (queue.running, queue.waiting) == ([running, other], [waiting])
+
+
+def test_for_threads_a_model_gives_way_as_a_whole() -> None:
+    queue = queue_of(limits(n_slots=2, n_threads=2), other=limits(n_threads=2))
+    early, late, alarm = ticket(1, model=0), ticket(2, model=0), ticket(9, model=1)
+    entered(queue, early, late, alarm)
+
+    victims = [queue.next_victim(), queue.next_victim(), queue.next_victim()]
+    for victim in victims[:2]:
+        assert victim is not None
+        queue.give_way(victim)
+
+    assert victims == [early, late, None]
+    assert queue.running == [alarm]
+
+
+def test_a_model_that_does_something_as_important_gives_no_way_to_another() -> None:
+    queue = queue_of(limits(n_slots=2, n_threads=2), other=limits(n_threads=2))
+    entered(queue, ticket(1, model=0), ticket(9, model=0), ticket(9, model=1))
 
     assert queue.next_victim() is None
 
@@ -189,14 +263,24 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = SlotQueue(limits(n_slots=2, max_waiting=4, max_waiting_bytes=100))
+        bounds = {"max_waiting": 4, "max_waiting_bytes": 100}
+        self.queue = queue_of(
+            limits(n_slots=2, n_threads=1, **bounds),
+            wide=limits(n_slots=1, n_threads=2, **bounds),
+            small=limits(n_slots=1, n_threads=1, **bounds),
+        )
         self.now_s = 0.0
         self.entered = 0
         self.left = 0
 
-    @rule(priority=st.integers(0, 9), patience_s=st.integers(1, 20), size_bytes=st.integers(0, 60))
-    def arrive(self, priority: int, patience_s: int, size_bytes: int) -> None:
-        self.queue.enter(ticket(priority, self.now_s + patience_s, size_bytes))
+    @rule(
+        priority=st.integers(0, 9),
+        patience_s=st.integers(1, 20),
+        size_bytes=st.integers(0, 60),
+        model=st.integers(0, 2),
+    )
+    def arrive(self, priority: int, patience_s: int, size_bytes: int, model: int) -> None:
+        self.queue.enter(ticket(priority, self.now_s + patience_s, size_bytes, model))
         self.entered += 1
 
     @rule(seconds=st.integers(1, 10))
@@ -214,23 +298,36 @@ class Machine(RuleBasedStateMachine):
     def preempt(self) -> None:
         victim = self.queue.next_victim()
         if victim is not None:
-            assert max(each.priority for each in self.queue.waiting) > victim.priority
+            assert any(each.priority > victim.priority for each in self.queue.waiting)
             self.queue.give_way(victim)
 
     @invariant()
-    def no_slot_is_free_while_somebody_waits(self) -> None:
-        assert len(self.queue.running) <= 2
-        assert not self.queue.waiting or len(self.queue.running) == 2
+    def nothing_runs_beyond_slots_and_threads(self) -> None:
+        models = {each.model for each in self.queue.running}
+        assert all(len(self.queue.running_of(model)) <= self.queue.models[model].n_slots for model in models)
+        assert len(models) <= 1 or sum(self.queue.models[model].n_threads for model in models) <= 2
+
+    @invariant()
+    def the_first_that_waits_could_not_run(self) -> None:
+        if not self.queue.waiting:
+            return
+        first = min(self.queue.waiting, key=lambda each: each.order)
+        n_own = len(self.queue.running_of(first.model))
+        others = {each.model for each in self.queue.running} - {first.model}
+        n_threads = sum(self.queue.models[model].n_threads for model in {*others, first.model})
+        has_threads = n_own > 0 or not others or n_threads <= 2
+        assert n_own == self.queue.models[first.model].n_slots or not has_threads
 
     @invariant()
     def what_waits_is_bounded(self) -> None:
-        n_gave_way = sum(each.n_preempted > 0 for each in self.queue.waiting)
-        assert len(self.queue.waiting) <= 4 + n_gave_way
+        for model in range(3):
+            waiting = self.queue.waiting_of(model)
+            assert len(waiting) <= 4 + sum(each.n_preempted > 0 for each in waiting)
         assert all(each.n_preempted <= 2 for each in [*self.queue.waiting, *self.queue.running])
 
     @invariant()
     def nobody_is_lost(self) -> None:
-        refused = sum(n for name, n in self.queue.counts.items() if name.startswith("refused"))
+        refused = sum(n for name, n in self.queue.counts.items() if name[1].startswith("refused"))
         assert self.entered == self.left + refused + len(self.queue.waiting) + len(self.queue.running)
 
 
@@ -241,7 +338,7 @@ class Work:
     """A request in a thread of its own, which holds its slot until it is told to go on, and starts over when asked."""
 
     def __init__(self, scheduler: Scheduler, priority: int, timeout_s: float = 60.0) -> None:
-        self.ticket = ticket(priority, time.monotonic() + timeout_s)
+        self.ticket = ticket(priority, time.monotonic() + timeout_s, model=1)
         self.n_begun = 0
         self.failure: TransientError | None = None
         self.is_done = threading.Event()
@@ -282,7 +379,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_threads_a_better_request_ends_the_lower_one_which_starts_over_afterwards() -> None:
-    scheduler = Scheduler("llm", limits())
+    scheduler = scheduler_of(limits())
     nightly = Work(scheduler, 1)
     wait_until(lambda: nightly.n_begun == 1)
 
@@ -294,13 +391,13 @@ def test_threads_a_better_request_ends_the_lower_one_which_starts_over_afterward
     nightly.finish()
 
     assert n_begun_meanwhile == 1
-    stats = scheduler.stats()
+    stats = scheduler.stats(1)
     assert (stats["preempted"], stats["waiting"], stats["running"]) == (1, 0, 0)
     assert stats["waited_s"] > 0
 
 
 def test_threads_a_request_that_waits_too_long_is_told_why() -> None:
-    scheduler = Scheduler("llm", limits())
+    scheduler = scheduler_of(limits())
     holder = Work(scheduler, 4)
     wait_until(lambda: holder.n_begun == 1)
 
@@ -309,15 +406,15 @@ def test_threads_a_request_that_waits_too_long_is_told_why() -> None:
     holder.finish()
 
     assert "no slot was free" in str(late.failure)
-    assert scheduler.stats()["refused_deadline"] == 1
+    assert scheduler.stats(1)["refused_deadline"] == 1
 
 
 def test_threads_a_request_that_waits_is_refused_as_soon_as_a_better_one_needs_its_place() -> None:
-    scheduler = Scheduler("llm", limits(max_waiting=1))
+    scheduler = scheduler_of(limits(max_waiting=1))
     holder = Work(scheduler, 9)
     wait_until(lambda: holder.n_begun == 1)
     low = Work(scheduler, 1)
-    wait_until(lambda: scheduler.stats()["waiting"] == 1)
+    wait_until(lambda: scheduler.stats(1)["waiting"] == 1)
 
     high = Work(scheduler, 5)
     assert low.is_done.wait(30)
@@ -326,14 +423,14 @@ def test_threads_a_request_that_waits_is_refused_as_soon_as_a_better_one_needs_i
     high.finish()
 
     assert "llm_max_waiting" in str(low.failure)
-    assert (high.failure, scheduler.stats()["refused_queue_full"]) == (None, 1)
+    assert (high.failure, scheduler.stats(1)["refused_queue_full"]) == (None, 1)
 
 
 def test_threads_a_call_that_raises_gives_its_slot_back() -> None:
-    scheduler = Scheduler("llm", limits())
+    scheduler = scheduler_of(limits())
 
-    with pytest.raises(RuntimeError), scheduler.slot(ticket(), lambda: None):
+    with pytest.raises(RuntimeError), scheduler.slot(ticket(deadline_s=time.monotonic() + 60, model=1), lambda: None):
         raise RuntimeError
 
-    with scheduler.slot(ticket(), lambda: None):
-        assert scheduler.stats()["running"] == 1
+    with scheduler.slot(ticket(deadline_s=time.monotonic() + 60, model=1), lambda: None):
+        assert scheduler.stats(1)["running"] == 1
