@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from gatewayd.answer import HandlerRunner
-from gatewayd.api import Handler, Models
+from gatewayd.api import Handler, Model
 from gatewayd.cascade.escalation import Escalations
 from gatewayd.cascade.handler import CascadeHandler
 from gatewayd.cascade.ladder import FarTier, Ladder, LocalTier, Tier
@@ -27,6 +27,7 @@ from gatewayd.cascade.trail import AuditTrail
 from gatewayd.config import schema
 from gatewayd.config.tiers import HandlerTier, HttpTier, KServeTier, OpenAITier
 from gatewayd.errors import ConfigError
+from gatewayd.models.store import ModelStore
 from gatewayd.models.view import RouteModels
 from gatewayd.ports import Clock, TierClient
 from gatewayd.registry import Found, load_handler, make_handler
@@ -54,10 +55,10 @@ def build_tier_handlers(config: schema.Config, name: str, found: Mapping[str, Fo
                 raise ConfigError(f"routes.{name}.tiers", f"the first tier must be a handler: `{tier_name}` is none")
             continue
         key = f"tiers.{tier_name}"
-        handler = make_handler(
-            load_handler(tier.handler, found, key=f"{key}.handler"), tier.options, key=f"{key}.options"
-        )
-        made = _local(tier_name, tier, handler)
+        handler_class = load_handler(tier.handler, found, key=f"{key}.handler")
+        make = partial(make_handler, handler_class, tier.options, key=f"{key}.options")
+        handler = make()
+        made = _local(tier_name, tier, handler, make)
         is_fast = not handler.journaled and len(fast) == index
         if not fast and not is_fast:
             problem = f"the first tier must answer in milliseconds: `{tier.handler}` works from the journal"
@@ -69,9 +70,9 @@ def build_tier_handlers(config: schema.Config, name: str, found: Mapping[str, Fo
     return CascadeHandler(fast, slow)
 
 
-def _local(name: str, tier: HandlerTier, handler: Handler) -> LocalTier:
+def _local(name: str, tier: HandlerTier, handler: Handler, make: Callable[[], Handler]) -> LocalTier:
     abstain = (tier.abstain[0], tier.abstain[1]) if tier.abstain else None
-    return LocalTier(name, handler, accept=tier.accept, max_novelty=tier.max_novelty, abstain=abstain)
+    return LocalTier(name, handler, make, accept=tier.accept, max_novelty=tier.max_novelty, abstain=abstain)
 
 
 def rules_of(route: schema.Route) -> Rules:
@@ -102,7 +103,7 @@ class _Base:
     config: schema.Config
     clock: Clock
     telemetry: Telemetry
-    models: Models
+    models: ModelStore
     may_ask: Callable[[str, int], None]
     posts: Mapping[str, Post]  # of the tiers outside of this box
     trail: AuditTrail | None
@@ -160,7 +161,7 @@ class Cascades:
 def build_cascades(
     ground: "Ground",
     spool: SqliteSpool,
-    models: Models,
+    models: ModelStore,
     contexts: Mapping[str, RouteContext],
     clients: Mapping[str, TierClient] | None,
     may_ask: Callable[[str, int], None],
@@ -269,7 +270,14 @@ def _client(ground: _Base, context: RouteContext, tier: LocalTier) -> HandlerCli
     # Without the route's deadline: that was for the first answer, which is out.
     terms = Terms(context.name, context.config.priority, None, ground.clock)
     models = RouteModels(ground.models, terms, partial(ground.may_ask, context.name, terms.priority))
-    return HandlerClient(tier.name, context.name, tier.handler, lambda: models, ground.clock, started, ground.telemetry)
+    is_stale = partial(_is_stale, ground.models)
+    return HandlerClient(tier.name, context.name, tier.make, models, ground.clock, started, ground.telemetry, is_stale)
+
+
+def _is_stale(store: ModelStore, held: Mapping[str, Model]) -> bool:
+    """Whether a model that a handler holds was replaced by a newer version since."""
+    in_use = store.in_use()
+    return any(name in in_use and getattr(one, "bundle", None) is not in_use[name].bundle for name, one in held.items())
 
 
 def _local_post(ground: _Base, route: schema.Route, client: HandlerClient) -> Post:

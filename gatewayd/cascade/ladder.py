@@ -6,7 +6,7 @@ back to 0.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,6 +30,7 @@ class LocalTier:
 
     name: str
     handler: Handler
+    make: Callable[[], Handler]  # gives another one of it: for a newer version of its model
     accept: float | None = None  # of the config; None: what the bundle says
     max_novelty: float = 1.0
     abstain: tuple[float, float] | None = None

@@ -1,14 +1,15 @@
 """A slow handler on this box as a tier that escalations wait for: a language model, a large classifier.
 
 Invariants: it runs on a thread of its own, so it never holds up a message; its model is loaded when the first
-escalation comes, tried again until that works; whatever it raises is no more than no answer.
+escalation comes, tried again until that works, and a newer version of it is taken between two calls; whatever it raises
+is no more than no answer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gatewayd.answer import HandlerRunner
-from gatewayd.api import Batch, Handler, Message, Models
+from gatewayd.api import Batch, Handler, Message, Model, Models
 from gatewayd.cascade.reading import Calibrations, verdict_of
 from gatewayd.cascade.verdict import Place, Question, Refusal, Verdict
 from gatewayd.errors import ConfigError, ModelError, TierUnavailable, TransientError
@@ -23,6 +24,7 @@ class LocalReport(Protocol):
     def tier_failed(self, tier: str, reason: str) -> None: ...
 
 
+_STOP_S = 2.0
 _SMOOTHING = 0.2  # weight of the newest answer in `usual_latency_ms`
 
 
@@ -35,16 +37,20 @@ class HandlerClient:
         self,
         name: str,
         route: str,
-        handler: Handler,
-        models: Callable[[], Models],
+        make: Callable[[], Handler],
+        models: Models,
         clock: Clock,
         started: Callable[[Calibrations], None],
         report: LocalReport,
+        is_stale: Callable[[Mapping[str, Model]], bool] = lambda _: False,
     ) -> None:
-        """`started` is told how the models are calibrated that the handler asked for."""
+        """`make` gives a handler, to be started once. `started` is told how the models are calibrated that it asked
+        for. `is_stale` says of the models it holds whether one of them was replaced."""
         self.name = name
         self.usual_latency_ms: float | None = None
-        self.runner = HandlerRunner(f"{route}.{name}", handler)
+        self.runner = HandlerRunner(f"{route}.{name}", make())
+        self._make = make
+        self._is_stale = is_stale
         self._route = route
         self._models = models
         self._clock = clock
@@ -53,10 +59,15 @@ class HandlerClient:
         self._report = report
 
     async def start(self) -> None:
-        """Start the handler, the first time. Raises TierUnavailable: its model cannot be loaded now."""
+        """Start the handler, where it has not started with the models of now. Raises TierUnavailable: its model cannot
+        be loaded now."""
         if self._calibrations is not None:
-            return
-        calibrations = Calibrations(self._models())
+            if not self._is_stale(self.runner.held):
+                return
+            self._calibrations = None
+            await self.runner.stop(_STOP_S)
+            self.runner = HandlerRunner(self.runner.route, self._make())
+        calibrations = Calibrations(self._models)
         try:
             await self.runner.start(calibrations)
         except (ModelError, ConfigError) as error:

@@ -2,15 +2,18 @@
 
 import asyncio
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatewayd.api import Model, ModelError
+from gatewayd.api import Batch, Model, ModelError, Models, Result
 from gatewayd.cascade.corrections import correction
+from gatewayd.cascade.local import HandlerClient
 from gatewayd.cascade.note import PROPERTY, Born, Note, read_note, with_note, without_note
 from gatewayd.cascade.post import Post
 from gatewayd.cascade.reading import Calibrations, verdict_of
@@ -19,6 +22,8 @@ from gatewayd.config.load import examine_text
 from gatewayd.errors import TierMisconfigured, TierSpent, TierUnavailable
 from gatewayd.ports import RawMessage
 from tests.sim.clock import BentClock, ManualClock
+from tests.sim.handlers import Options
+from tests.sim.tier_servers import Report, question
 from tests.sim.tiers import FarTier
 
 RAW = RawMessage(topic="t/a", payload=b"{}", time=1.0, key="k", properties=(("color", "red"),), receipt=7)
@@ -224,3 +229,56 @@ def test_a_cascade_as_the_guide_has_it_is_right(tmp_path: Path) -> None:
     _, problems = examine_text(text, str(tmp_path))
 
     assert [str(problem) for problem in problems if not problem.is_warning] == []
+
+
+class OneModel:
+    """Models with one, in the version that is in use now; `bundle` is what tells versions apart."""
+
+    def __init__(self) -> None:
+        self.bundle = object()
+
+    def get(self, name: str) -> Any:
+        return SimpleNamespace(name=name, version="1", bundle=self.bundle, calibration={}, labels=[], input={})
+
+
+class Big:
+    Config = Options
+    journaled = True
+    inline = False
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+
+    def start(self, models: Models) -> None:
+        models.get("big")
+
+    def handle(self, batch: Batch) -> Sequence[Result]:
+        return [Result(kind="c", data={"label": "a", "score": 1.0}, message=each) for each in batch.messages]
+
+    def stop(self) -> None:
+        self.is_stopped = True
+
+
+async def test_a_slow_tier_takes_a_newer_version_of_its_model_between_two_calls() -> None:
+    models, made = OneModel(), []
+
+    def make() -> Any:
+        made.append(Big())
+        return made[-1]
+
+    def is_stale(held: Mapping[str, Any]) -> bool:
+        return any(one.bundle is not models.bundle for one in held.values())
+
+    client = HandlerClient("big", "r", make, models, ManualClock(), lambda _: None, Report(), is_stale)
+    await client.start()
+    await client.start()
+    assert len(made) == 1
+
+    models.bundle = object()
+    await client.start()
+
+    assert [one.is_stopped for one in made] == [True, False]
+    (verdict,) = await client.ask([question()])
+    assert isinstance(verdict, Verdict)
+    assert (verdict.tier, verdict.label) == ("big", "a")
+    await client.runner.stop(1.0)
