@@ -216,7 +216,7 @@ class SummarizeText:
             "summary": msgspec.to_builtins(summary),
             "method": "extractive" if reason else "model",
             "reason": reason,
-            "provisional": reason in {"model_error", "worker_crashed", "timeout"},
+            "provisional": reason in {"model_error", "worker_crashed", "timeout", "hot"},
             "unsupported": msgspec.to_builtins(spans),
             "model": self._model.name if self._model else "",
             "model_version": self._model.version if self._model else "",
@@ -255,6 +255,8 @@ class SummarizeText:
             log.warning("the model crashed twice on a window, which is quoted: %s", exc)
             return Attempt(reason="worker_crashed")
         except TransientError as exc:
+            if exc.reason == "hot":  # told once where it was found out
+                return Attempt(reason="hot")
             log.warning("the model took too long for a window, which is quoted: %s", exc)
             return Attempt(reason="timeout")
         except ModelError as exc:

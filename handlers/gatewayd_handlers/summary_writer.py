@@ -19,7 +19,9 @@ from gatewayd_handlers.summary_grounding import Grounds
 
 Answer = TypeVar("Answer")
 Argument = TypeVar("Argument")
-Reason = Literal["", "no_model", "model_error", "worker_crashed", "timeout", "prompt_too_long", "cut_off", "ungrounded"]
+Reason = Literal[
+    "", "no_model", "model_error", "worker_crashed", "timeout", "hot", "prompt_too_long", "cut_off", "ungrounded"
+]
 
 
 class Attempt(msgspec.Struct, frozen=True):
