@@ -198,7 +198,6 @@ def test_the_kernel_takes_the_worker_before_the_daemon(start: Start) -> None:
     session = start()
 
     assert Path(f"/proc/{session.pid}/oom_score_adj").read_text().strip() == "800"
-    assert os.getpriority(os.PRIO_PROCESS, session.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5)
 
 
 def test_signals_meant_for_the_daemon_do_not_end_the_worker(start: Start) -> None:
