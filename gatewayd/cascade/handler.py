@@ -16,7 +16,7 @@ from gatewayd.answer import Answer, answer_of
 from gatewayd.api import Batch, Message, Models, Rejection, Result
 from gatewayd.cascade.ladder import NO_EVIDENCE, Decided, Ladder, LocalTier
 from gatewayd.cascade.note import Born, Note
-from gatewayd.cascade.policy import Case, TierView, decide
+from gatewayd.cascade.policy import Case, Policy
 from gatewayd.cascade.reading import Calibrations, verdict_of
 from gatewayd.cascade.verdict import Cause, Decision, Verdict
 from gatewayd.errors import TransientError
@@ -82,14 +82,14 @@ class CascadeHandler:
 
     def handle(self, batch: Batch) -> Sequence[Result | Rejection]:
         """One `Decided` for each message that the first tier gave a label, what else it said as it is."""
-        views = self._bound.views()
+        policy = Policy(self._bound.rules, self._bound.views())
         answer = answer_of(self.fast[0].handler, batch)
         entries, others = self._read_first(batch, answer)
-        self._decide(batch, views, entries)
+        self._decide(batch, policy, entries)
         for tier in self.fast[1:]:
             unsure = [each for each in entries.values() if each.decision and each.decision.next_tier == tier.name]
             if unsure or getattr(tier.handler, "stateful", False):
-                self._climb(batch, views, tier, unsure)
+                self._climb(batch, policy, tier, unsure)
         n_open = 0
         results: list[Result | Rejection] = []
         for each in entries.values():
@@ -103,8 +103,9 @@ class CascadeHandler:
         tier = self.fast[0]
         entries: dict[int, _Asked] = {}
         others: list[Result] = []
+        took_ms = self._took_ms(batch)
         for result, _ in answer.results:
-            verdict = None if result.message is None else self._verdict(tier, batch, result)
+            verdict = None if result.message is None else self._verdict(tier, result, took_ms)
             if verdict is None or id(result.message) in entries:
                 others.append(result)
             else:
@@ -112,7 +113,7 @@ class CascadeHandler:
                 entries[id(result.message)] = _Asked(result.message, result, [verdict])
         return entries, others
 
-    def _climb(self, batch: Batch, views: Sequence[TierView], tier: LocalTier, unsure: Sequence[_Asked]) -> None:
+    def _climb(self, batch: Batch, policy: Policy, tier: LocalTier, unsure: Sequence[_Asked]) -> None:
         """Ask `tier`, for those that are not sure; one that keeps state sees all the others too."""
         is_stateful = getattr(tier.handler, "stateful", False)
         messages = batch.messages if is_stateful else [each.message for each in unsure]
@@ -121,29 +122,28 @@ class CascadeHandler:
         except TransientError as error:  # the answer that is there does not wait for a better one
             log.warning("tier did not answer", route=batch.route, tier=tier.name, cause=str(error))
             answer = Answer()
+        took_ms = self._took_ms(batch)
         given = {id(result.message): result for result, _ in reversed(answer.results) if result.message is not None}
         for each in unsure:
             result = given.get(id(each.message))
-            verdict = None if result is None else self._verdict(tier, batch, result)
+            verdict = None if result is None else self._verdict(tier, result, took_ms)
             if result is None or verdict is None:
                 each.refused[tier.name] = "no_answer"
             else:
                 each.result = result
                 each.asked.append(verdict)
-        self._decide(batch, views, {id(each.message): each for each in unsure})
+        self._decide(batch, policy, {id(each.message): each for each in unsure})
 
-    def _verdict(self, tier: LocalTier, batch: Batch, result: Result) -> Verdict | None:
+    def _verdict(self, tier: LocalTier, result: Result, took_ms: float) -> Verdict | None:
         assert tier.calibrations is not None
-        verdict = verdict_of(tier.name, result.kind, result.data, tier.calibrations)
-        if verdict is None or verdict.latency_ms:
-            return verdict
-        return msgspec.structs.replace(
-            verdict, latency_ms=round(max(0.0, self._bound.clock.now() - batch.now) * 1000, 3)
-        )
+        return verdict_of(tier.name, result.kind, result.data, tier.calibrations, took_ms)
 
-    def _decide(self, batch: Batch, views: Sequence[TierView], entries: Mapping[int, _Asked]) -> None:
+    def _took_ms(self, batch: Batch) -> float:
+        return round(max(0.0, self._bound.clock.now() - batch.now) * 1000, 3)
+
+    def _decide(self, batch: Batch, policy: Policy, entries: Mapping[int, _Asked]) -> None:
         for each in entries.values():
-            each.decision = decide(self._bound.rules, views, self._case(batch.route, batch.now, each))
+            each.decision = policy.decide(self._case(batch.route, batch.now, each))
 
     def _case(self, route: str, now: float, each: _Asked) -> Case:
         return Case(route=route, key=each.message.key, time=now, asked=tuple(each.asked), refused=each.refused)

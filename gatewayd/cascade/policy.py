@@ -19,7 +19,7 @@ _REACH: Mapping[str, int] = {"local": 0, "site": 1, "cloud": 2}
 _DISTANCE: Mapping[Place, int] = {"gateway": 0, "site": 1, "cloud": 2}
 
 
-class TierView(msgspec.Struct, frozen=True, kw_only=True):
+class TierView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a decision needs to know of one tier, as of now."""
 
     name: str
@@ -41,7 +41,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int = 100000
 
 
-class Case(msgspec.Struct, frozen=True, kw_only=True):
+class Case(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One message in the cascade."""
 
     route: str
@@ -55,29 +55,54 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 def decide(rules: Rules, tiers: Sequence[TierView], case: Case) -> Decision:
     """What becomes of the answer that `case.asked` ends with. `tiers` are the route's, from small to large."""
-    verdict = case.asked[-1]
-    own = next((tier for tier in tiers if tier.name == verdict.tier), None)
-    above = _above(tiers, {*(each.tier for each in case.asked), *case.refused})
-    passed_over: dict[str, Cause] = dict(case.refused)
-    allowed: list[TierView] = []
-    for tier in above:
-        reason = closed(rules, tier)
-        if reason is None:
-            allowed.append(tier)
-        else:
-            passed_over[tier.name] = reason
-    cause, next_tier = _outcome(rules, case, doubt(own, verdict), allowed, passed_over)
-    return Decision(
-        route=case.route,
-        key=case.key,
-        time=case.time,
-        verdict=verdict,
-        asked=case.asked,
-        accept=DEFAULT_ACCEPT if own is None else own.accept,
-        next_tier=next_tier,
-        cause=cause,
-        passed_over=passed_over,
-    )
+    return Policy(rules, tiers).decide(case)
+
+
+class Policy:
+    """`decide` for many messages at once: what does not depend on the message is found out once."""
+
+    def __init__(self, rules: Rules, tiers: Sequence[TierView]) -> None:
+        self._rules = rules
+        self._tiers = tiers
+        self._index = {tier.name: index for index, tier in enumerate(tiers)}
+        self._above: dict[int, tuple[str, Mapping[str, Cause]]] = {}  # above a tier: who is asked next, who is not
+
+    def decide(self, case: Case) -> Decision:
+        """See the function."""
+        verdict = case.asked[-1]
+        index = self._index.get(verdict.tier)
+        own = None if index is None else self._tiers[index]
+        next_tier, passed_over = self._above_of(case)
+        if case.refused:
+            passed_over = {**case.refused, **passed_over}
+        cause, next_tier = _outcome(self._rules, case, doubt(own, verdict), next_tier, passed_over)
+        return Decision(
+            route=case.route,
+            key=case.key,
+            time=case.time,
+            verdict=verdict,
+            asked=case.asked,
+            accept=DEFAULT_ACCEPT if own is None else own.accept,
+            next_tier=next_tier,
+            cause=cause,
+            passed_over=passed_over,
+        )
+
+    def _above_of(self, case: Case) -> tuple[str, Mapping[str, Cause]]:
+        """Above the highest tier that has answered or refused: who is asked next, and who is not, and why."""
+        index = self._index
+        highest = max([index.get(verdict.tier, -1) for verdict in case.asked])
+        if case.refused:
+            highest = max(highest, *(index.get(name, -1) for name in case.refused))
+        found = self._above.get(highest)
+        if found is None:
+            found = self._above[highest] = self._look(self._tiers[highest + 1 :])
+        return found
+
+    def _look(self, above: Sequence[TierView]) -> tuple[str, Mapping[str, Cause]]:
+        reasons = {tier.name: closed(self._rules, tier) for tier in above}
+        passed_over = {name: reason for name, reason in reasons.items() if reason is not None}
+        return next((name for name, reason in reasons.items() if reason is None), ""), passed_over
 
 
 def closed(rules: Rules, tier: TierView) -> Cause | None:
@@ -112,25 +137,19 @@ def doubt(tier: TierView | None, verdict: Verdict) -> Cause | None:
     return None if verdict.confidence >= tier.accept else "unsure"
 
 
-def _above(tiers: Sequence[TierView], known: set[str]) -> Sequence[TierView]:
-    """The tiers above the highest one that has answered or refused."""
-    places = [index for index, tier in enumerate(tiers) if tier.name in known]
-    return tiers[max(places) + 1 :] if places else tiers
-
-
 def _outcome(
-    rules: Rules, case: Case, reason: Cause | None, allowed: Sequence[TierView], passed_over: Mapping[str, Cause]
+    rules: Rules, case: Case, reason: Cause | None, above: str, passed_over: Mapping[str, Cause]
 ) -> tuple[Cause, str]:
     """The cause, and who is asked next ("": nobody)."""
     if reason is None:
         return "sure", ""
-    if not allowed:
+    if not above:
         return _blocked(passed_over), ""
     if case.age_s > rules.max_age_s:
         return "expired", ""
     if case.n_waiting >= rules.max_waiting:
         return "full", ""
-    return reason, allowed[0].name
+    return reason, above
 
 
 # Of several reasons the one that changes soonest is told: it is what an operator can do something about.

@@ -48,8 +48,11 @@ class Calibrations:
 _NONE = Calibration()
 
 
-def verdict_of(tier: str, kind: str, data: Mapping[str, Any], calibrations: Calibrations) -> Verdict | None:
-    """What a tier's handler says; None when it says no label. Without `scores` the `score` is that of the label."""
+def verdict_of(
+    tier: str, kind: str, data: Mapping[str, Any], calibrations: Calibrations, latency_ms: float = 0.0
+) -> Verdict | None:
+    """What a tier's handler says; None when it says no label. Without `scores` the `score` is that of the label.
+    `latency_ms`: what is told of one that does not tell it."""
     label = data.get("label")
     if not isinstance(label, str):
         return None
@@ -68,7 +71,7 @@ def verdict_of(tier: str, kind: str, data: Mapping[str, Any], calibrations: Cali
         kind=kind,
         model=name,
         model_version=version if isinstance(version, str) else "",
-        latency_ms=_number(data.get("latency_ms")) or 0.0,
+        latency_ms=_number(data.get("latency_ms")) or latency_ms,
         tokens_in=int(_number(data.get("tokens_in")) or 0),
         tokens_out=int(_number(data.get("tokens_out")) or 0),
     )
@@ -76,10 +79,16 @@ def verdict_of(tier: str, kind: str, data: Mapping[str, Any], calibrations: Cali
 
 def _scores(data: Mapping[str, Any], label: str) -> dict[str, float]:
     given = data.get("scores")
+    if type(given) is dict and all(map(_is_number, given.values())):
+        return given  # as nearly every handler gives them: nothing to mend
     if isinstance(given, Mapping) and given:
         return {str(name): number for name, value in given.items() if (number := _number(value)) is not None}
     score = _number(data.get("score"))
     return {} if score is None else {label: score}
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float and -math.inf < value < math.inf
 
 
 def _number(value: object) -> float | None:

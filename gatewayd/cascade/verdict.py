@@ -28,7 +28,7 @@ Cause = Literal[
 ]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One tier's answer about one message."""
 
     tier: str
@@ -65,7 +65,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of a message in the cascade: what the audit trail keeps and `route explain` shows."""
 
     route: str
