@@ -13,6 +13,7 @@ from gatewayd.config import schema
 from gatewayd.errors import TransientError
 from gatewayd.runtimes.options import TextOptions
 from gatewayd.runtimes.protocol import Load, Place
+from gatewayd.runtimes.scheduler import Scheduler
 from gatewayd.runtimes.worker import WorkerTextSession, cores
 from tests.sim.models import demo_models
 
@@ -28,7 +29,11 @@ def start() -> Iterator[Start]:
     """Starts a session with one slot; keyword arguments are those of schema.Models."""
     sessions: list[WorkerTextSession] = []
 
-    def make(place: Place = Place(), **config: Any) -> WorkerTextSession:  # noqa: B008 - it is frozen
+    def make(
+        place: Place = Place(),  # noqa: B008 - it is frozen
+        scheduler: Scheduler | None = None,
+        **config: Any,
+    ) -> WorkerTextSession:
         load = Load(
             runtime="xllamacpp",
             model_path=str(demo_models("gemma3-270m") / "gemma3-270m" / "model.gguf"),
@@ -38,7 +43,7 @@ def start() -> Iterator[Start]:
             scratch_dir="",
             place=place,
         )
-        sessions.append(WorkerTextSession("llm", lambda: load, schema.Models(**config)))
+        sessions.append(WorkerTextSession("llm", lambda: load, schema.Models(**config), scheduler=scheduler))
         return sessions[-1]
 
     yield make
@@ -125,6 +130,37 @@ def test_a_call_that_gave_way_often_enough_runs_to_its_end(start: Start) -> None
     nightly.thread.join(120)
     assert nightly.n_tokens_out == 300
     assert session.stats()["preempted"] == 1
+
+
+def test_a_model_of_the_box_waits_until_another_has_left_it_the_threads(start: Start) -> None:
+    box = Scheduler(max_threads=1)
+    first, second = start(scheduler=box), start(scheduler=box)
+    writing = is_writing(first)
+    long = Call(first, 400, priority=4)
+    wait_until(writing)
+
+    short = Call(second, 3, priority=4)
+    wait_until(lambda: second.stats()["waiting"] == 1)
+    is_overtaken = short.n_tokens_out is not None
+    long.thread.join(120)
+    short.thread.join(120)
+
+    assert (is_overtaken, long.n_tokens_out, short.n_tokens_out) == (False, 400, 3)
+
+
+def test_an_alarm_at_one_model_ends_the_nightly_report_at_another(start: Start) -> None:
+    box = Scheduler(max_threads=1)
+    first, second = start(scheduler=box), start(scheduler=box)
+    writing = is_writing(first)
+    nightly = Call(first, 400, priority=1)
+    wait_until(writing)
+
+    alarm = second.complete("One, two,", max_tokens=3, priority=9)
+
+    is_nightly_done = nightly.n_tokens_out is not None
+    nightly.thread.join(120)
+    assert (alarm.tokens_out, is_nightly_done, nightly.n_tokens_out) == (3, False, 400)
+    assert (first.stats()["preempted"], second.stats()["preempted"]) == (1, 0)
 
 
 def test_what_may_not_wait_is_refused_at_once_and_counted(start: Start) -> None:
