@@ -14,7 +14,7 @@ from gatewayd.ports import Clock, RawMessage
 PROPERTY = "gatewayd-first"
 
 
-class Born(msgspec.Struct, frozen=True, kw_only=True):
+class Born(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A moment on the clocks that can be compared with it later: over restarts, over boots where that is possible."""
 
     boot: str = ""
@@ -36,7 +36,7 @@ class Born(msgspec.Struct, frozen=True, kw_only=True):
         return max(least_s, clock.now() - self.time) if self.is_synced and _is_synced(clock) else least_s
 
 
-class Note(msgspec.Struct, frozen=True, kw_only=True):
+class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An open escalation."""
 
     waits_for: str  # name of the tier that is asked next

@@ -85,7 +85,8 @@ class ClassifySeries:
 
     def __init__(self, config: Options) -> None:
         self._config = config
-        self._judged: dict[int, tuple[Message, Array]] = {}  # of the last batch, by `id`: message and its window
+        # Of the last batch: the messages that were judged, held so that no `id` is given anew, and their windows.
+        self._judged: tuple[Sequence[Message], Array] = (), np.empty((0, 1, 1), np.float32)
         self.rings = Rings(1, 1, max_devices=1, max_gap_s=0.0)  # until `start` knows what the model expects
 
     def start(self, models: Models) -> None:
@@ -111,7 +112,7 @@ class ClassifySeries:
     def stop(self) -> None:
         """Forget all devices."""
         self.rings.devices.clear()
-        self._judged = {}
+        self._judged = (), np.empty((0, 1, 1), np.float32)
 
     def stats(self) -> Mapping[str, float]:
         """Devices remembered, and what was forgotten: evicted ones, and windows begun anew after a pause."""
@@ -132,8 +133,7 @@ class ClassifySeries:
         chosen = self._choose(scores)
         novelties = self._guard.of(self._points(pending.windows)) if self._guard and pending.ready else None
         self.rings.commit(pending)
-        judged = [messages[usable[position]] for position in pending.ready]
-        self._judged = {id(each): (each, window) for each, window in zip(judged, pending.windows, strict=True)}
+        self._judged = [messages[usable[position]] for position in pending.ready], pending.windows
         answers: dict[int, Result | Rejection] = {
             index: Rejection(message=messages[index], reason=why.reason, detail=str(why))
             for index, why in unusable.items()
@@ -147,9 +147,11 @@ class ClassifySeries:
     def evidence(self, message: Message) -> Mapping[str, Any] | None:
         """The window that a message of the last batch was judged by: `fields`, and `window` [n][fields], oldest first.
         One sample says little to whoever is asked next."""
-        if id(message) not in self._judged:
+        messages, windows = self._judged
+        row = next((row for row, one in enumerate(messages) if one is message), None)
+        if row is None:
             return None
-        window = self._judged[id(message)][1].astype(np.float64)
+        window = windows[row].astype(np.float64)
         return {"fields": list(self._fields), "window": np.round(window, 6).tolist()}
 
     def points(self, batch: Batch) -> tuple[Sequence[Message], Array]:
