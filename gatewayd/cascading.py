@@ -95,6 +95,12 @@ class CascadePart:
     escalations: Escalations
     slow: Sequence[HandlerClient]  # slow handlers on this box
 
+    @property
+    def far(self) -> Sequence[str]:
+        """Names of the tiers outside of this box that escalations wait for."""
+        slow = {client.name for client in self.slow}
+        return [name for name in self.ladder.calls if name not in slow]
+
 
 @dataclass(frozen=True, slots=True)
 class _Base:

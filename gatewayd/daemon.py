@@ -8,6 +8,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -181,7 +182,9 @@ async def drain(parts: Parts, *, flush: bool) -> None:
             if flush:
                 await flush_windows(parts)
             await _finish_calls(parts)
-            await _drain_uplinks(parts)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_drain_uplinks(parts), name="drain uplinks")
+                tasks.create_task(_finish_questions(parts), name="finish questions")
     except TimeoutError:
         waiting = [name for name, part in parts.routes.items() if not part.queue.is_idle]
         log.warning(
@@ -196,8 +199,17 @@ async def _finish_calls(parts: Parts) -> None:
         for name, part in parts.routes.items():
             tasks.create_task(part.context.in_call.acquire(), name=f"finish[{name}]")
         for name, cascade in parts.cascades.parts.items():
-            for tier, call in cascade.ladder.calls.items():
-                tasks.create_task(call.acquire(), name=f"finish[{name}.{tier}]")
+            for tier in cascade.slow:
+                tasks.create_task(cascade.ladder.calls[tier.name].acquire(), name=f"finish[{name}.{tier.name}]")
+
+
+async def _finish_questions(parts: Parts) -> None:
+    """Give tiers outside of this box a moment to answer what they were asked. What is cut short is asked again: it was
+    no attempt, and may have to be paid for twice."""
+    calls = [cascade.ladder.calls[name] for cascade in parts.cascades.parts.values() for name in cascade.far]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_UPLINK_PATIENCE_S):
+            await _until(lambda: not any(call.locked() for call in calls))
 
 
 async def flush_windows(parts: Parts) -> None:

@@ -1,5 +1,6 @@
 """A route with tiers: answered at once, journaled while a better answer is missing, corrected exactly once."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -410,3 +411,21 @@ async def test_giving_way_on_a_hot_board_is_no_attempt(tmp_path: Path) -> None:
 
         data = (await rig.results())[f"{key}.final"]
         assert (data["label"], data["tier"], data["cause"]) == ("b", "giant", "sure")
+
+
+async def test_a_stop_does_not_wait_for_ever_for_a_far_tier_and_its_question_is_asked_again(tmp_path: Path) -> None:
+    class Hanging(FarTier):
+        async def ask(self, questions: Any) -> Any:
+            self.n_calls += 1
+            await asyncio.Event().wait()
+
+    hanging = Hanging()
+    async with cascade(tmp_path, [hanging]) as rig:
+        (key,) = rig.send(UNSURE)
+        await until(lambda: hanging.n_calls == 1)
+        await rig.stop()
+
+    async with cascade(tmp_path, [FarTier()]) as rig:
+        await rig.settled(received=1, handled=1)
+
+        assert f"{key}.final" in await rig.results()
