@@ -10,7 +10,7 @@ import msgspec
 from gatewayd.config.cross_far import check_far, check_redaction
 from gatewayd.config.cross_tiers import check_tiers
 from gatewayd.config.describe import Path
-from gatewayd.config.schema import Board, Config, Payload, Reconnect, Route, Secret, Tls
+from gatewayd.config.schema import Board, Config, Models, Payload, Reconnect, Route, Secret, Tls
 from gatewayd.config.walk import Finding
 from gatewayd.payloads.paths import compile_path
 from gatewayd.routing import validate_filter
@@ -151,8 +151,17 @@ def _anywhere(path: Path, value: msgspec.Struct) -> Iterator[Finding]:
     if isinstance(value, Reconnect) and value.initial_s > value.max_s:
         problem = f"{value.initial_s:g} is larger than `max_s`"
         yield Finding(path=(*path, "initial_s"), problem=problem, allowed=f"at most {value.max_s:g}")
+    if isinstance(value, Models):
+        yield from _cores((*path, "worker_cpus"), value.worker_cpus)
     if isinstance(value, Tls):
         yield from _tls(path, value)
+
+
+def _cores(path: Path, text: str) -> Iterator[Finding]:
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if dash and int(first) > int(last):
+            yield Finding(path=path, problem=f"`{part}` counts down", allowed=f'"{last}-{first}"')
 
 
 def _tls(path: Path, tls: Tls) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import pytest
 
 from gatewayd.config import schema
 from gatewayd.errors import TransientError
+from gatewayd.models.store import ModelStore
 from gatewayd.runtimes.options import TextOptions
 from gatewayd.runtimes.protocol import Load, Place
 from gatewayd.runtimes.scheduler import Scheduler
@@ -189,6 +190,20 @@ def test_every_thread_of_a_worker_steps_back_as_it_is_told(start: Start) -> None
     assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
     assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {expected}
     assert {frozenset(os.sched_getaffinity(thread)) for thread in threads} == {frozenset({core})}
+
+
+def test_a_bundle_s_worker_steps_back_as_the_config_says() -> None:
+    config = schema.Models(worker_nice=3, worker_policy="batch")
+    store = ModelStore(demo_models("gemma3-270m"), config)
+    try:
+        session = store.get("gemma3-270m").text()
+        pid = session.pid  # type: ignore[attr-defined]
+        policy, niceness = os.sched_getscheduler(pid), os.getpriority(os.PRIO_PROCESS, pid)
+    finally:
+        store.close()
+
+    assert policy == os.SCHED_BATCH
+    assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 3)
 
 
 def test_the_worker_s_group_steps_back_as_well_or_its_niceness_would_count_for_nothing(start: Start) -> None:

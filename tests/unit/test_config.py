@@ -59,6 +59,22 @@ def test_a_ttl_within_which_a_window_never_closes_is_a_mistake() -> None:
     assert problems_of(f"{ROUTE}ttl_s = 65\n{window}") == []
 
 
+def test_a_deadline_within_which_a_window_never_closes_is_a_mistake() -> None:
+    window = "window = { every_s = 60, grace_s = 5 }\n"
+
+    [problem] = problems_of(f"{ROUTE}deadline_s = 64\n{window}")
+
+    assert (problem.line, problem.key) == (4, "routes.pumps.deadline_s")
+    assert problems_of(f"{ROUTE}deadline_s = 65\n{window}") == []
+
+
+def test_cores_that_count_down_are_a_mistake() -> None:
+    [problem] = problems_of('[models]\nworker_cpus = "0,3-1"\n')
+
+    assert (problem.line, problem.key) == (2, "models.worker_cpus")
+    assert problems_of('[models]\nworker_cpus = "0,1-3"\n') == []
+
+
 def test_a_syntax_error_has_its_line_and_column() -> None:
     [problem] = problems_of("[web]\nport = = 1\n")
 
