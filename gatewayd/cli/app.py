@@ -55,9 +55,10 @@ def root(
 @app.command()
 def run(config: ConfigOption) -> None:
     """Run the daemon until SIGTERM (it drains first); SIGHUP reloads the config."""
-    from gatewayd.config.environment import read_environment
+    from gatewayd.config.environment import read_environment, spare_cores
     from gatewayd.service import run_service
 
+    spare_cores()
     _run(run_service(config, read_environment()))
 
 

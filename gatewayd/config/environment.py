@@ -35,6 +35,15 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         return f"Environment(state_directory={self.state_directory!r}, notify_socket={self.notify_socket!r}, …)"
 
 
+def spare_cores() -> None:
+    """One thread for each of numpy's products, unless the environment says otherwise; to be called before its import.
+
+    On cores that others need, threads of small products wait for each other: the novelty of 64 texts took 100 ms on a
+    loaded two-core box, with one thread 0.2 ms (benchmarks/novelty_cost.py). A model's own threads are config.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
     """The environment as it is now. Empty counts as not set, and so does a number that is none."""
     found = {name: value for name, value in (os.environ if variables is None else variables).items() if value}

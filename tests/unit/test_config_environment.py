@@ -1,11 +1,13 @@
 """gatewayd.config.environment and .secrets: what comes from outside the config, and never shows."""
 
+import os
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from gatewayd.config import Config, gateway_id, read_environment, read_secret, resolve_paths
+from gatewayd.config.environment import spare_cores
 from gatewayd.config.load import examine_text
 from gatewayd.config.schema import Secret
 from gatewayd.errors import ConfigError
@@ -84,3 +86,14 @@ def test_the_gateway_is_named_after_the_host_unless_it_has_a_name() -> None:
     _, problems = examine_text(f'[gateway]\nid = "{gateway_id(Config())}"\n', "c")
 
     assert problems == []
+
+
+def test_products_of_numpy_run_on_one_thread_unless_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")  # remembered, so that it is put back
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    spare_cores()
+    first = os.environ["OPENBLAS_NUM_THREADS"]
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    spare_cores()
+
+    assert (first, os.environ["OPENBLAS_NUM_THREADS"]) == ("1", "3")
