@@ -3,7 +3,8 @@
 Invariants:
 - A limit is overrun by one request at most. Before a request what it is expected to take is reserved, and on disk
   before the request is made; afterwards it is settled with what it took. Several are under way at once only while all
-  of them together cannot reach a limit, whatever they turn out to take.
+  of them together cannot reach a limit, if each takes the most that it can take by itself, and twice as much as any
+  request has taken so far (a server may add a long prompt of its own); the first request goes alone.
 - What was spent counts until its day is over, whatever the clock does meanwhile, and over restarts; a request that a
   crash cut short counts with what was reserved for it.
 
@@ -172,6 +173,7 @@ class Budget:
         self._clock = clock
         self._under_way: list[Reserved] = []
         self._settled = asyncio.Event()
+        self._largest = NOTHING  # that a request took, of each kind
         self._is_spent = False
 
     @classmethod
@@ -193,11 +195,13 @@ class Budget:
     async def reserve(self, expected: Spending, *, most: Spending) -> Reserved | None:
         """Set so much aside, durably; None when the day has no room for it.
 
-        Waits for requests under way while they may use up what is left. `most`: what the request cannot exceed.
+        Waits for requests under way while they may use up what is left. `most`: what the request cannot exceed, as far
+        as the one who makes it knows.
         """
         while self._under_way and not self._has_room_for_all(most):
             self._settled.clear()
             await self._settled.wait()
+        most = _each(max, most, self._largest + self._largest)
         if not self.allows(expected):
             self._tell(is_spent=True)
             return None
@@ -218,6 +222,7 @@ class Budget:
         """The request is over. Synchronous: fit for a `finally`."""
         self._under_way = [other for other in self._under_way if other is not reserved]
         self._book.add(self._tier, reserved.day, took - reserved.expected)
+        self._largest = _each(max, self._largest, took)
         self._settled.set()
 
     def rest_s(self) -> float:
@@ -230,6 +235,9 @@ class Budget:
     def _has_room_for_all(self, most: Spending) -> bool:
         if not self.limits.is_set:
             return True
+        if self._largest == NOTHING:
+            return False
+        most = _each(max, most, self._largest + self._largest)
         beyond = sum((each.most - each.expected for each in self._under_way), NOTHING)
         return self.limits.allow(self.spent() + beyond + most)
 

@@ -88,20 +88,58 @@ async def test_a_request_that_takes_more_than_was_thought_is_the_last() -> None:
 
 async def test_requests_go_side_by_side_while_all_of_them_fit_whatever_they_take() -> None:
     rig = Rig(limits=Limits(n_tokens=1000))
-    expected, most = Spending(n_tokens=50), Spending(n_tokens=400)
+    expected, most = Spending(n_tokens=50), Spending(n_tokens=300)
+    await rig.spend(Spending(n_tokens=60))
 
     first = await rig.budget.reserve(expected, most=most)
     second = await rig.budget.reserve(expected, most=most)
     async with asyncio.TaskGroup() as tasks:
         third = tasks.create_task(rig.budget.reserve(expected, most=most))
         await settle()
-        assert not third.done()  # 3 * 400 may be more than there is
+        fourth = tasks.create_task(rig.budget.reserve(expected, most=most))
+        await settle()
+        assert third.done()
+        assert not fourth.done()  # 60 + 4 * 300 may be more than there is
         assert first is not None
         assert second is not None
         rig.budget.settle(first, Spending(n_tokens=60))
+        rig.budget.settle(second, Spending(n_tokens=60))
 
-    assert third.result() is not None
-    assert rig.budget.spent().n_tokens == 60 + 50 + 50
+    assert fourth.result() is not None
+    assert rig.budget.spent().n_tokens == 60 + 60 + 60 + 2 * 50
+
+
+async def test_what_requests_turned_out_to_take_is_what_the_next_may_take() -> None:
+    rig = Rig(limits=Limits(n_tokens=1000))
+    expected = Spending(n_tokens=10)
+    await rig.spend(Spending(n_tokens=200))  # ten times as much as anybody thought
+
+    first = await rig.budget.reserve(expected, most=Spending(n_tokens=20))
+    assert first is not None
+    async with asyncio.TaskGroup() as tasks:
+        second = tasks.create_task(rig.budget.reserve(expected, most=Spending(n_tokens=20)))
+        await settle()
+        assert second.done()  # 200 + 2 * 400 is what there is
+        third = tasks.create_task(rig.budget.reserve(expected, most=Spending(n_tokens=20)))
+        await settle()
+        assert not third.done()
+        rig.budget.settle(first, expected)
+        reserved = second.result()
+        assert reserved is not None
+        rig.budget.settle(reserved, expected)
+
+
+async def test_the_first_request_goes_alone_for_nobody_knows_what_it_takes() -> None:
+    rig = Rig(limits=Limits(n_tokens=1000))
+    first = await rig.budget.reserve(Spending(n_tokens=1), most=Spending(n_tokens=1))
+    assert first is not None
+    async with asyncio.TaskGroup() as tasks:
+        second = tasks.create_task(rig.budget.reserve(Spending(n_tokens=1), most=Spending(n_tokens=1)))
+        await settle()
+        assert not second.done()
+        rig.budget.settle(first, Spending(n_tokens=900))
+
+    assert second.result() is not None
 
 
 @given(
