@@ -169,6 +169,14 @@ class Models(Section, frozen=True):
             description="How often one call may be ended between two tokens, and begun again later, because a route of a higher `priority` waits. After that it runs to its end. 0: nothing that runs is ended.",
         ),
     ] = 2
+    llm_draft_measure_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="How long the first load of a language model may take longer, in seconds, to measure whether speculative decoding is faster on this box; the choice is remembered. 0: never used.",
+        ),
+    ] = 20.0
     llm_max_prefixes: Annotated[
         int,
         Meta(

@@ -31,6 +31,7 @@ class LlamaCppBackend:
     """Implements worker_main.Backend."""
 
     parallel = 1
+    drafts, draft_gain = "none", 0.0  # with drafts the library keeps all logits of a context: 2 GB with Gemma
     prefixes_restored = 0  # the library's `save_state` copies the logits of every position: 1 MB a token with Gemma
 
     def __init__(self, library: Any, llama: Any, prefixes: Sequence[str] = ()) -> None:

@@ -1,6 +1,6 @@
 """The `[session]` table of a bundle: how its session runs on this box, typed by runtime, unknown keys refused."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,4 +25,6 @@ class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     gpu_layers: Annotated[int, Meta(ge=0, le=10000)] = 0  # layers put on a GPU, where the library was built for one
     swa_full: bool = True  # keep the whole cache of sliding-window models: without it Gemma 3 reuses no prefix
     memory_map: bool = True  # False: read the weights into memory (cards that read slowly in pieces)
+    drafts: Literal["auto", "none"] = "auto"  # auto: speculative decoding where it is measured to be faster
+    draft_model: str = ""  # the role of the bundle's file with a small model of the same vocabulary, to draft with
     prompt_cache_bytes: Annotated[int, Meta(ge=0)] = 0  # memory for the states of prompts whose slot went to another

@@ -43,6 +43,8 @@ class Load(_Frame, frozen=True):
     cache_dir: str = ""  # where the states of static prompts are kept over restarts; "": nowhere
     max_cache_bytes: int = 256 << 20  # of those, or of the states kept while the worker lives
     max_prefixes: int = 16
+    draft_path: str = ""  # a small model that drafts; "": there is none
+    draft_measure_s: float = 0.0  # how long it may take to measure, once, whether drafts are faster; 0: no drafts
     prefixes: list[str] = []  # static prompts, to be computed before the first call
 
 
@@ -110,6 +112,8 @@ class Ready(_Frame, frozen=True):
     parallel: int  # how many completions may run at once
     prefixes_restored: int = 0  # of Load.prefixes: read from a file
     prefixes_computed: int = 0
+    drafts: str = "none"  # what guesses tokens ahead: "none", "ngram", "model"
+    draft_gain: float = 0.0  # how many times as fast as "none" that was measured to be; 0: not measured
 
 
 class Completed(_Frame, frozen=True):

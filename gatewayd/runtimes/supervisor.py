@@ -175,6 +175,9 @@ class Supervisor:
         self._backoff.connected(time.monotonic())
         self._on_event("worker_started")
         log.info("worker started", model=self._name, pid=worker.pid, load_s=round(worker.load_s, 2))
+        if worker.ready is not None and worker.ready.draft_gain:
+            gain = round(worker.ready.draft_gain, 2)
+            log.info("drafts were measured", model=self._name, chosen=worker.ready.drafts, best_gain=gain)
         return worker
 
     def _crashed(self, problem: str | None) -> None:

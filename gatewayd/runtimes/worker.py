@@ -252,9 +252,14 @@ def load(
     identity = f"{manifest.runtime} {digests} {msgspec.json.encode(options).decode()}"
 
     def what() -> Load:
+        files = verify()
+        if options.draft_model and options.draft_model not in files:
+            raise ModelError(
+                f'model "{manifest.name}": session.draft_model: no file has the role "{options.draft_model}"'
+            )
         return Load(
             runtime=manifest.runtime,
-            model_path=str(verify()["model"]),
+            model_path=str(files["model"]),
             options=options,
             threads=n_threads,
             max_memory_bytes=config.worker_memory_bytes,
@@ -263,6 +268,8 @@ def load(
             cache_dir=str(cache_dir) if cache_dir is not None and config.llm_prefix_cache_bytes else "",
             max_cache_bytes=config.llm_prefix_cache_bytes,
             max_prefixes=config.llm_max_prefixes,
+            draft_path=str(files[options.draft_model]) if options.draft_model else "",
+            draft_measure_s=config.llm_draft_measure_s,
             place=place,
         )
 

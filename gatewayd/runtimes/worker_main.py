@@ -68,6 +68,8 @@ class Backend(Protocol):
     parallel: int  # how many completions may run at once
     prefixes_restored: int  # of Load.prefixes
     prefixes_computed: int
+    drafts: str
+    draft_gain: float
 
     def complete(self, call: Complete, is_cancelled: IsCancelled) -> Completed: ...
 
@@ -100,6 +102,8 @@ def main(descriptor: int, daemon_pid: int) -> int:
             parallel=backend.parallel,
             prefixes_restored=backend.prefixes_restored,
             prefixes_computed=backend.prefixes_computed,
+            drafts=backend.drafts,
+            draft_gain=backend.draft_gain,
         )
     )
     _serve(link, backend)

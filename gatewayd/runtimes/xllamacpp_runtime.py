@@ -9,10 +9,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from gatewayd.errors import GatewaydError, RejectedError, TransientError
+from gatewayd.runtimes.drafts import N_RUNS, N_TOKENS, PROMPT, Drafts, Memory, Tried, choose, in_child, processor_s
 from gatewayd.runtimes.label_scores import label_probabilities
 from gatewayd.runtimes.prefix_files import PrefixFiles
 from gatewayd.runtimes.protocol import (
@@ -31,6 +33,7 @@ from gatewayd.runtimes.xllamacpp_engine import XllamacppEngine
 
 _LOG_ERRORS = 1  # llama.cpp's levels: 1 error, 2 warning, 3 info; higher ones print prompts
 _MAX_KNOWN_SCHEMAS = 64
+_NGRAM, _NGRAM_DRAFT = 6, 16  # tokens that must have stood in the prompt before, and how many of what followed to guess
 _JSON_STARTS = tuple('{["-0123456789tfn')
 _PROBE = "Dear Sir or Madam, thank"
 # Between tokens of a JSON answer exactly what json.dumps writes: free to choose, a small model fills its budget with
@@ -41,9 +44,10 @@ _JSON_BLANKS = {"whitespace_flexible": False, "item_separator": ", ", "key_separ
 class XllamacppBackend:
     """Implements worker_main.Backend."""
 
-    def __init__(self, engine: XllamacppEngine, cache: SlotCache, load: Load) -> None:
+    def __init__(self, engine: XllamacppEngine, cache: SlotCache, load: Load, tried: Tried) -> None:
         self.context_tokens = load.options.context_tokens
         self.parallel = load.options.parallel
+        self.drafts, self.draft_gain = tried.kind, tried.gain
         self._engine = engine
         self._cache = cache
         self._known_schemas: OrderedDict[str, None] = OrderedDict()
@@ -140,9 +144,20 @@ class XllamacppBackend:
 
 def open_backend(load: Load) -> XllamacppBackend:
     """Load the model. What the library raises or prints reaches the daemon through stderr and the exit."""
+    tried = _drafts(load)  # first: it runs in processes of its own, which are forked while we have one thread
+    import xllamacpp
+
+    files = _files(load, xllamacpp.__version__)
+    engine = _open_engine(load, tried.kind, files)
+    cache = SlotCache(engine, load.options.parallel, files, load.max_prefixes)
+    return XllamacppBackend(engine, cache, load, tried)
+
+
+def _open_engine(load: Load, drafts: Drafts, files: PrefixFiles | None) -> XllamacppEngine:
     import xllamacpp
 
     socket_path = Path(load.scratch_dir) / "llama.sock"
+    socket_path.unlink(missing_ok=True)  # of a try that was ended
     options = load.options
     params = xllamacpp.CommonParams()
     params.model.path = load.model_path
@@ -160,20 +175,59 @@ def open_backend(load: Load) -> XllamacppBackend:
     params.verbosity = _LOG_ERRORS
     if not options.memory_map:
         params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
-    files = _files(load, xllamacpp.__version__)
     if files is not None:
         params.slot_save_path = f"{files.folder}/"  # it puts folder and name together as they are
-    engine = XllamacppEngine(xllamacpp.Server(params), socket_path)
-    return XllamacppBackend(engine, SlotCache(engine, options.parallel, files, load.max_prefixes), load)
+    kinds = xllamacpp.common_speculative_type
+    if drafts == "ngram":
+        params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_MAP_K]
+        params.speculative.ngram_map_k.size_n, params.speculative.ngram_map_k.size_m = _NGRAM, _NGRAM_DRAFT
+    elif drafts == "model":
+        params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        params.speculative.draft.mparams.path = load.draft_path
+        params.speculative.draft.n_gpu_layers = options.gpu_layers
+        threads = params.speculative.draft.cpuparams, params.speculative.draft.cpuparams_batch
+        threads[0].n_threads = threads[1].n_threads = load.threads
+    return XllamacppEngine(xllamacpp.Server(params), socket_path)
 
 
-def _files(load: Load, version: str) -> PrefixFiles | None:
+def _drafts(load: Load) -> Tried:
+    """What is to guess tokens ahead: what was measured to be fastest, now or by an earlier worker."""
+    if load.options.drafts == "none" or not load.draft_measure_s or not load.cache_dir:
+        return Tried()
+    candidates: list[Drafts] = ["ngram", "model"] if load.draft_path else ["ngram"]
+    folder = Path(load.cache_dir)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = f"xllamacpp {version('xllamacpp')} {load.identity} {load.threads} {candidates}"
+
+    def measure(kind: Drafts, limit_s: float) -> float | None:
+        return in_child(lambda: _write_summary(load, kind, limit_s), limit_s)
+
+    return choose(candidates, Memory(folder / "drafts.json", identity), measure, load.draft_measure_s)
+
+
+def _write_summary(load: Load, drafts: Drafts, limit_s: float) -> float:
+    """Seconds that drafts.PROMPT's answer takes, the prompt being read. Processor time: a box has other things to do at
+    its start; with a GPU that would not show its work."""
+    now_s = time.monotonic if load.options.gpu_layers else processor_s
+    deadline_s = time.monotonic() + limit_s
+    engine = _open_engine(load, drafts, None)
+    request = {"prompt": PROMPT, "temperature": 0.0, "ignore_eos": True, "cache_prompt": True, "id_slot": 0}
+    engine.write({**request, "n_predict": 1}, deadline_s, lambda: False)
+    took_s = []
+    for _ in range(N_RUNS):
+        began_s = now_s()
+        engine.write({**request, "n_predict": N_TOKENS}, deadline_s, lambda: False)
+        took_s.append(now_s() - began_s)
+    return min(took_s)
+
+
+def _files(load: Load, library: str) -> PrefixFiles | None:
     """Where states are kept: over restarts where a folder is given, else in the worker's own, for its slots."""
     if not load.max_cache_bytes:
         return None
     folder = Path(load.cache_dir or Path(load.scratch_dir) / "states")
     try:
-        return PrefixFiles(folder, f"xllamacpp {version} {load.identity}", load.max_cache_bytes)
+        return PrefixFiles(folder, f"xllamacpp {library} {load.identity}", load.max_cache_bytes)
     except OSError as exc:
         print(f"states of static prompts are not kept: {exc}", file=sys.stderr)
         return None
