@@ -42,7 +42,8 @@ def _tell(error: Exception) -> int:
         return EXIT_CONFIG if isinstance(leaf, ConfigError) else EXIT_FAILED
     if isinstance(leaf, ModuleNotFoundError) and (extra := _EXTRAS.get((leaf.name or "").split(".")[0])):
         print(f"gatewayd: {leaf.name} is not installed", file=sys.stderr)
-        extra = "fit" if sys.argv[1:3] == ["models", "fit"] else extra  # it brings numpy as well
+        fits = sys.argv[1:2] == ["models"] and sys.argv[2:3] in (["fit"], ["calibrate"], ["distill"])
+        extra = "fit" if fits else extra  # it brings numpy as well
         print(f"hint: pip install 'gatewayd[{extra}]'", file=sys.stderr)
         return EXIT_FAILED
     if isinstance(leaf, BrokenPipeError) and leaf.filename is None:  # `| head` has seen enough
