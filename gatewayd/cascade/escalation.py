@@ -21,6 +21,7 @@ from gatewayd.cascade.ladder import Ladder
 from gatewayd.cascade.note import Note, read_note, with_note
 from gatewayd.cascade.policy import Case, decide, is_within
 from gatewayd.cascade.post import Post
+from gatewayd.cascade.redact import key_that_leaves
 from gatewayd.cascade.verdict import Cause, Decision, Question, Refusal, Verdict
 from gatewayd.errors import FatalError, GivesWay, RejectedError, TierSpent, TransientError
 from gatewayd.ports import JournalEntry, NewResult, RawMessage, Work
@@ -211,7 +212,7 @@ def _question(shared: Escalations, post: Post, each: Open) -> Question:
     value = message.value if evidence is None else evidence
     leaves = post.client.place != "gateway"
     return Question(
-        key=note.first_key,
+        key=key_that_leaves(note.first_key, shared.redact) if leaves else note.first_key,
         topic=shared.redact(message.topic) if leaves else message.topic,
         value=shared.redact(value) if leaves else value,
         time=message.time,

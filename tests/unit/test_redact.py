@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gatewayd.cascade.patterns import NAMED, is_iban, is_luhn
-from gatewayd.cascade.redact import Redactor, is_explosive, problem_of, redaction
+from gatewayd.cascade.redact import Redactor, is_explosive, key_that_leaves, problem_of, redaction
 from gatewayd.errors import ConfigError
 
 NAMES = [name for name in NAMED if name != "number"]
@@ -206,3 +206,13 @@ def test_no_text_takes_long(unit: str) -> None:
 def test_checksums_are_those_of_the_standards() -> None:
     assert [is_luhn(text) for text in ("79927398713", "79927398710", "0")] == [True, False, True]
     assert [is_iban(text) for text in ("GB82WEST12345698765432", "GB83WEST12345698765432")] == [True, False]
+
+
+def test_a_key_that_says_who_sent_it_does_not_leave_and_is_always_the_same() -> None:
+    redact = redaction(["email"])
+
+    hidden = key_that_leaves("alice@example.org/1", redact)
+
+    assert key_that_leaves("m-1", redact) == "m-1"
+    assert "alice" not in hidden
+    assert hidden == key_that_leaves("alice@example.org/1", redact) != key_that_leaves("alice@example.org/2", redact)
