@@ -76,12 +76,6 @@ async def run_renewals(parts: Parts, renewals: Renewals) -> None:
 async def swap(parts: Parts, name: str) -> bool:
     """Replace a model in use by the version that is on disk now. False: the old one stays, and the log says why."""
     store = parts.models
-    if cascades := _cascades_with(parts, name):
-        log.warning(
-            "model has a newer version that waits for a restart: a cascade uses it", model=name, routes=cascades
-        )
-        store.ignore(name)
-        return False
     try:
         fresh = await asyncio.to_thread(store.prepare, name)
     except ModelError as error:
@@ -121,16 +115,6 @@ def _users(parts: Parts, model: StoredModel) -> list[str]:
         for name, part in parts.routes.items()
         if part.state == "running" and _is_of(part.context.runner.held.get(model.name), model)
     ]
-
-
-def _cascades_with(parts: Parts, name: str) -> list[str]:
-    """The routes with tiers that use the model: their ladder knows the handlers it was built with."""
-    found: list[str] = []
-    for route, cascade in parts.cascades.parts.items():
-        runners = [parts.routes[route].context.runner, *(client.runner for client in cascade.slow)]
-        if any(name in runner.held for runner in runners):
-            found.append(route)
-    return found
 
 
 def _is_of(held: Model | None, model: StoredModel) -> bool:

@@ -10,69 +10,33 @@ Needs the extra `fit`; imported by the command that distills, never by the daemo
 import csv
 import json
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
+import structlog
 
-from gatewayd.api import Handler, Message
+from gatewayd.cascade.confidence import NOVELTY_TABLE, TABLE
 from gatewayd.cascade.lesson_files import Lesson
-from gatewayd.cascade.policy import DEFAULT_ACCEPT, TierView
+from gatewayd.cascade.policy import DEFAULT_ACCEPT
 from gatewayd.config import schema
-from gatewayd.config.tiers import HandlerTier
 from gatewayd.errors import ConfigError, ModelError
-from gatewayd.models.bundle import Manifest
+from gatewayd.models.bundle import Verifier, read_bundle
 from gatewayd.models.calibrate import Goal, calibrate
-from gatewayd.models.calibrate_run import Labeled
-from gatewayd.models.distill_judge import Figures, Heard, Sample, judge
+from gatewayd.models.distill_data import Parts, Student, labeled_of, samples_of, split, text_of, usable_of, window_of
+from gatewayd.models.distill_judge import Figures, Heard, judge
 from gatewayd.models.fit_series import fit_series
 from gatewayd.models.fit_text import fit_text
 from gatewayd.models.offers import Offered, keep_report, offers_dir
 from gatewayd.models.store import ModelStore
+from gatewayd.models.write import write_bundle
 
-MIN_LESSONS = 80  # 48 to fit on; the 32 later ones with as many rehearsals are what calibrating takes at least
-FIT_SHARE = 0.6  # of the lessons, the earlier ones
-JUDGE_SHARE = 0.2  # the latest ones; on those in between the next student's confidence is fitted
-
-Kind = Literal["text", "series"]
-MakeHandler = Callable[[Mapping[str, Any]], Handler]  # of the student's kind, with these options
-Encode = Callable[[str, int, bool], Any]  # (encoder, max_tokens, mask_numbers) -> texts to vectors
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Student:
-    """The first tier of a route as it is now."""
-
-    tier: str
-    config: HandlerTier
-    kind: Kind
-    name: str  # of the bundle that is offered
-    manifest: Manifest | None  # of the present one; None: it has no head yet (zero-shot)
-    make: MakeHandler
-    encode: Encode
-
-    @property
-    def next_options(self) -> dict[str, Any]:
-        """Options of the handler with the offered bundle."""
-        options = {**self.config.options, "head" if self.kind == "text" else "model": self.name}
-        if self.manifest is None:
-            options.pop("labels", None)
-        return options
-
-    def view(self, calibrated: float | None) -> TierView:
-        """As the policy sees it."""
-        accept = self.config.accept if self.config.accept is not None else calibrated
-        low_high = self.config.abstain
-        return TierView(
-            name=self.tier,
-            accept=DEFAULT_ACCEPT if accept is None else accept,
-            max_novelty=self.config.max_novelty,
-            abstain=(low_high[0], low_high[1]) if low_high else None,
-        )
+log = structlog.get_logger(__name__)
 
 
 class DistillReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,42 +48,12 @@ class DistillReport(msgspec.Struct, frozen=True, kw_only=True):
     n_fitted: int
     n_rehearsals_fitted: int
     n_unusable: int
+    is_whole: bool  # after it was judged it was fitted on the latest lessons too
     labels: Mapping[str, int]  # of the lessons
     present: Figures
     offered: Figures
     offered_accept: float  # the threshold that was chosen for the offer
     notes: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Lessons by what they are for, each in order of time."""
-
-    fit: Sequence[Lesson]
-    rehearse: Sequence[Lesson]
-    calibrate: Sequence[Lesson]
-    judge: Sequence[Lesson]
-    kept_back: Sequence[Lesson]  # rehearsals to judge forgetting by
-
-
-def split(route: str, lessons: Iterable[Lesson]) -> Parts:
-    """By time. A lesson that was kept twice (a crash repeats work) counts once. Raises ModelError: too few."""
-    ordered = sorted({each.key: each for each in lessons}.values(), key=lambda each: each.time)
-    taught = [each for each in ordered if not each.is_rehearsal]
-    if len(taught) < MIN_LESSONS:
-        raise ModelError(
-            f"route {route} has {len(taught)} lessons: {MIN_LESSONS} are needed, some hundreds are better; "
-            "they come with every answer of a higher tier while routes.<name>.escalation.lessons is true"
-        )
-    first, second = round(len(taught) * FIT_SHARE), round(len(taught) * (1 - JUDGE_SHARE))
-    until = taught[first].time
-    return Parts(
-        fit=taught[:first],
-        rehearse=[each for each in ordered if each.is_rehearsal and each.time < until],
-        calibrate=taught[first:second],
-        judge=taught[second:],
-        kept_back=[each for each in ordered if each.is_rehearsal and each.time >= until],
-    )
 
 
 def distill(
@@ -136,14 +70,13 @@ def distill(
     seed: int = 0,
 ) -> DistillReport:
     """Fit, calibrate and judge the next student; write it as an offer. Raises ModelError or ConfigError."""
-    usable, n_unusable = _usable(student, lessons)
+    usable, n_unusable = usable_of(student, lessons)
     parts = split(route, usable)
-    fit = _fit_text if student.kind == "text" else _fit_series
-    with tempfile.TemporaryDirectory(prefix="gatewayd-distill-") as scratch:
-        try:
-            fit(student, parts, Path(scratch), models_dir, also, label_column, seed)
-        except (ConfigError, ModelError) as error:
-            raise ModelError(f"{error} (lessons of route {route}; labeled texts can be added with --also)") from error
+    fit = partial(_fit, student, models_dir=models_dir, also=also, label=label_column, seed=seed)
+    try:
+        fit((*parts.fit, *parts.rehearse))
+    except (ConfigError, ModelError) as error:
+        raise ModelError(f"{error} (lessons of route {route}; labeled texts can be added with --also)") from error
     offers = ModelStore(offers_dir(models_dir), config)
     models = Offered(offers, store, student.name)
     notes: list[str] = []
@@ -151,8 +84,11 @@ def distill(
     offers.close()  # it was written anew
     report = _judged(route, student, parts, store, models, accept, models_dir)
     offers.close()
+    is_whole = _fit_on_all(student, parts, models, offers, report.offered, fit, models_dir)
     labels = Counter(each.label for each in usable if not each.is_rehearsal)
-    report = msgspec.structs.replace(report, n_unusable=n_unusable, labels=dict(labels.most_common()), notes=notes)
+    report = msgspec.structs.replace(
+        report, n_unusable=n_unusable, labels=dict(labels.most_common()), is_whole=is_whole, notes=notes
+    )
     keep_report(models_dir, student.name, msgspec.to_builtins(report, enc_hook=str))
     return report
 
@@ -166,7 +102,7 @@ def next_version(version: str) -> str:
 def _judged(
     route: str, student: Student, parts: Parts, store: ModelStore, models: Offered, accept: float, models_dir: Path
 ) -> DistillReport:
-    judged, kept_back = _samples(student, parts.judge), _samples(student, parts.kept_back)
+    judged, kept_back = samples_of(student, parts.judge), samples_of(student, parts.kept_back)
     present = Heard(student.make(student.config.options), store, student.tier)
     view = student.view(present.calibrations.accept)
     old = judge(present, view, judged, kept_back)
@@ -181,12 +117,68 @@ def _judged(
         n_fitted=len(parts.fit),
         n_rehearsals_fitted=len(parts.rehearse),
         n_unusable=0,
+        is_whole=False,
         labels={},
         present=old,
         offered=new,
         offered_accept=accept,
         notes=[],
     )
+
+
+def _fit_on_all(
+    student: Student,
+    parts: Parts,
+    models: Offered,
+    offers: ModelStore,
+    judged: Figures,
+    fit: Callable[[Sequence[Lesson]], None],
+    models_dir: Path,
+) -> bool:
+    """Fit once more, on the latest lessons too, with the confidence that was fitted when they were held out.
+
+    Taken only where it answers those lessons no worse than the one that had not seen them; else that one stays.
+    """
+    place = offers_dir(models_dir) / student.name
+    aside = place.with_name(f".{student.name}.judged")
+    shutil.rmtree(aside, ignore_errors=True)
+    place.rename(aside)
+    try:
+        fit((*parts.fit, *parts.calibrate, *parts.judge, *parts.rehearse, *parts.kept_back))
+        _carry_over(aside, place, student.name)
+        heard = Heard(student.make(student.next_options), models, student.tier)
+        now = judge(
+            heard, student.view(judged.accept), samples_of(student, parts.judge), samples_of(student, parts.kept_back)
+        )
+        heard.handler.stop()
+        is_better = now.accuracy >= judged.accuracy and now.escalation_rate <= judged.escalation_rate
+        if is_better and not now.still_sure < judged.still_sure:
+            shutil.rmtree(aside)
+            return True
+    except ModelError as error:
+        log.warning("the student could not be fitted on all lessons", cause=str(error))
+    shutil.rmtree(place, ignore_errors=True)
+    aside.rename(place)
+    offers.close()
+    return False
+
+
+def _carry_over(judged: Path, place: Path, name: str) -> None:
+    """What was fitted on held-out lessons, into the bundle that was fitted on all: confidence, novelty, version."""
+    old = read_bundle(judged, name=name)
+    new = read_bundle(place, name=name)
+    files: dict[str, Any] = dict(Verifier().verify(new))
+    table = dict(new.manifest.calibration)
+    table |= {key: value for key, value in old.manifest.calibration.items() if key in (TABLE, NOVELTY_TABLE)}
+    if (guard := Verifier().verify(old).get(NOVELTY_TABLE)) is not None:
+        files[NOVELTY_TABLE] = guard.read_bytes()
+    fields = {
+        key: getattr(new.manifest, key) for key in ("runtime", "task", "licence", "description", "labels", "input")
+    }
+    write_bundle(
+        place.parent, name=name, version=old.manifest.version, files=files, calibration=table,
+        session=new.manifest.session, **fields,
+    )  # fmt: skip
 
 
 def _calibrate(
@@ -206,9 +198,9 @@ def _calibrate(
             offers_dir(models_dir),
             student.name,
             handler=handler,
-            labeled=_labeled(student, later),
+            labeled=labeled_of(student, later),
             goal=Goal(accuracy=accuracy),
-            seen=_labeled(student, earlier),
+            seen=labeled_of(student, earlier),
         )
     except ModelError as error:
         notes.append(f"its confidence is not calibrated: {error}")
@@ -217,72 +209,23 @@ def _calibrate(
     return done.report.accept
 
 
-def _usable(student: Student, lessons: Iterable[Lesson]) -> tuple[list[Lesson], int]:
-    usable, n_unusable = [], 0
-    for each in lessons:
-        content = _text(student, each) if student.kind == "text" else _window(student, each)
-        if content:
-            usable.append(each)
-        else:
-            n_unusable += 1
-    return usable, n_unusable
-
-
-def _text(student: Student, lesson: Lesson) -> str:
-    value = lesson.value
-    for name in str(student.config.options.get("field", "")).split("."):
-        if name:
-            value = value.get(name) if isinstance(value, Mapping) else None
-    return value if isinstance(value, str) and value.strip() else ""
-
-
-def _window(student: Student, lesson: Lesson) -> list[list[float]]:
-    """The rows that the student judged: its handler's evidence."""
-    assert student.manifest is not None
-    value = lesson.value
-    rows = value.get("window") if lesson.is_evidence and isinstance(value, Mapping) else None
-    fits = isinstance(rows, list) and len(rows) == student.manifest.input.get("window")
-    return rows if fits and isinstance(rows, list) else []
-
-
-def _samples(student: Student, lessons: Sequence[Lesson]) -> list[Sample]:
-    """As the student's handler gets them; keys are places in what all of them have together."""
-    samples, at = [], 0
-    for number, each in enumerate(lessons):
-        values = [each.value] if student.kind == "text" else _rows(student, each, number)
-        topic = each.topic if student.kind == "text" else f"lesson/{number}"
-        messages = [
-            Message(topic=topic, value=value, time=float(at + offset), key=str(at + offset))
-            for offset, value in enumerate(values)
-        ]
-        samples.append(Sample(messages=messages, label=each.label))
-        at += len(messages)
-    return samples
-
-
-def _rows(student: Student, lesson: Lesson, number: int) -> list[dict[str, Any]]:
-    assert student.manifest is not None
-    fields = student.config.options.get("fields") or student.manifest.input["fields"]
-    device = str(student.config.options.get("device", "topic"))
-    named = {} if device == "topic" else {device: f"lesson {number}"}
-    return [{**dict(zip(fields, row, strict=True)), **named} for row in _window(student, lesson)]
-
-
-def _labeled(student: Student, lessons: Sequence[Lesson]) -> Labeled:
-    samples = _samples(student, lessons)
-    messages = [message for sample in samples for message in sample.messages]
-    return Labeled(messages, [sample.label for sample in samples for _ in sample.messages])
+def _fit(
+    student: Student, lessons: Sequence[Lesson], *, models_dir: Path, also: Sequence[Path], label: str, seed: int
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="gatewayd-distill-") as scratch:
+        fit = _fit_text if student.kind == "text" else _fit_series
+        fit(student, sorted(lessons, key=lambda each: each.time), Path(scratch), models_dir, also, label, seed)
 
 
 def _fit_text(
-    student: Student, parts: Parts, scratch: Path, models_dir: Path, also: Sequence[Path], label: str, seed: int
-) -> None:
+    student: Student, lessons: Sequence[Lesson], scratch: Path, models_dir: Path, also: Sequence[Path], label: str,
+    seed: int,
+) -> None:  # fmt: skip
     encoder = str(student.config.options.get("model", "minilm-int8"))
     known = student.manifest.input if student.manifest is not None else student.config.options
     max_tokens, mask = int(known.get("max_tokens", 128)), bool(known.get("mask_numbers", True))
     texts = scratch / "lessons.ndjson"
-    rows = [{"text": _text(student, each), label: each.label} for each in (*parts.fit, *parts.rehearse)]
-    texts.write_text("\n".join(json.dumps(row) for row in rows))
+    texts.write_text("\n".join(json.dumps({"text": text_of(student, each), label: each.label}) for each in lessons))
     fit_text(
         [texts, *also],
         offers_dir(models_dir),
@@ -298,8 +241,9 @@ def _fit_text(
 
 
 def _fit_series(
-    student: Student, parts: Parts, scratch: Path, models_dir: Path, also: Sequence[Path], label: str, seed: int
-) -> None:
+    student: Student, lessons: Sequence[Lesson], scratch: Path, models_dir: Path, also: Sequence[Path], label: str,
+    seed: int,
+) -> None:  # fmt: skip
     """Every lesson is a device of its own, so that no window spans two."""
     assert student.manifest is not None
     if also:
@@ -309,8 +253,8 @@ def _fit_series(
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*fields, label, "lesson"])
-        for number, each in enumerate(sorted((*parts.fit, *parts.rehearse), key=lambda each: each.time)):
-            writer.writerows([*row, each.label, number] for row in _window(student, each))
+        for number, each in enumerate(lessons):
+            writer.writerows([*row, each.label, number] for row in window_of(student, each))
     fit_series(
         [path],
         offers_dir(models_dir),

@@ -19,6 +19,9 @@ from gatewayd.models.factories import GAUGES, Session
 
 log = structlog.get_logger(__name__)
 
+_LAST_CALL_S = 120.0  # how long the last calls of a version that was replaced may take
+_LOOK_S = 0.02
+
 Reason = Literal["idle", "budget", "swapped", "closed"]
 
 
@@ -54,7 +57,7 @@ class Resident:
     def take(self) -> Session:
         """The session, loaded if need be; it stays until `give_back`. Raises ModelError as the first load does."""
         with self._state:
-            if self._session is not None:
+            if self._session is not None and self._closed_for is None:
                 self._n_in_call += 1
                 return self._session
         with self._loading:
@@ -77,9 +80,15 @@ class Resident:
         return self._end(session, reason)
 
     def close(self, reason: Reason) -> None:
-        """Close the session for good, in a call or not. Calls after that raise TransientError."""
+        """Close the session for good; calls after that raise TransientError.
+
+        Those under way are waited for when a newer version has taken its place, and only then.
+        """
         with self._state:
             self._closed_for = reason
+        if reason == "swapped":
+            self._wait_for_calls()
+        with self._state:
             session = self._let_go()
         self._end(session, reason)
 
@@ -120,6 +129,12 @@ class Resident:
             older._passed_on = totals
         with self._state:
             self._past += more
+
+    def _wait_for_calls(self) -> None:
+        """A slow tier may be in the middle of an answer: minutes, at most, on a small box."""
+        until_s = time.monotonic() + _LAST_CALL_S
+        while self._n_in_call and time.monotonic() < until_s:
+            time.sleep(_LOOK_S)
 
     def _totals(self, now: Mapping[str, float]) -> Counter[str]:
         return self._past + Counter({key: int(value) for key, value in now.items() if key not in GAUGES})

@@ -118,10 +118,6 @@ class ModelStore:
             fresh.resident.take_over(old.resident)
         return old
 
-    def ignore(self, name: str) -> None:
-        """Do not name the version that is on disk now among the replaced ones."""
-        self._refused[name] = self._read(name).manifest
-
     def refuse(self, fresh: StoredModel) -> None:
         """Let go of a version that is of no use, and do not try it again."""
         self._refused[fresh.name] = fresh.bundle.manifest
