@@ -185,7 +185,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a run of the series model")
-    parser.add_argument("--waiting", type=int, default=512, help="messages that wait or are handled, at saturation")
+    parser.add_argument("--waiting", type=int, default=256, help="messages that wait or are handled, at saturation")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     series = series_rows(arguments.runs, arguments.seconds, arguments.waiting)

@@ -232,6 +232,6 @@ class TellsStats(Protocol):
     def stats(self) -> Mapping[str, float]:
         """Figures by name; the same names always, from construction on: small letters, digits and underscores.
 
-        A name that ends in `_total` counts since the start and never falls, any other goes up and down. Called from
-        other threads at any time, so it reads plain numbers and nothing else.
+        A name that ends in `_total` counts since the handler was made and never falls, any other goes up and down.
+        Called from other threads at any time, so it reads plain numbers and nothing else.
         """
