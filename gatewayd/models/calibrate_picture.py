@@ -10,10 +10,9 @@ from gatewayd.models.calibrate_fit import Bin
 
 _STYLE = """<style>
 .t{fill:#24292f}.d{fill:#57606a}.g{stroke:#d0d7de}.i{stroke:#8c959f;stroke-dasharray:4 4}
-.b{stroke:#cf222e;fill:#cf222e}.a{stroke:#1a7f37;fill:#1a7f37}polyline{fill:none;stroke-width:2}
+.b{stroke:#cf222e;fill:#cf222e}.a{stroke:#1a7f37;fill:#1a7f37}polyline.a,polyline.b{fill:none;stroke-width:2}
 @media (prefers-color-scheme:dark){
-.t{fill:#e6edf3}.d{fill:#9ea7b3}.g{stroke:#30363d}.b{stroke:#f85149;fill:#f85149}.a{stroke:#3fb950;fill:#3fb950}}
-polyline{fill:none}
+.t{fill:#e6edf3}.d{fill:#9ea7b3}.g{stroke:#30363d}.b{stroke:#f85149;fill:#f85149}.a{stroke:#3fb950;fill:#3fb950}polyline.a,polyline.b{fill:none}}
 </style>"""
 _SIZE, _LEFT, _TOP = 360, 56, 40
 
