@@ -7,8 +7,9 @@ code of `gatewayd models calibrate` on the next, and meets the newest part for t
 goal is stated beforehand: 10 % of the messages handed on, repeats counted once. Beside it in the same run: the same
 student without calibration at a fixed 0.9, escalation by lot at the cascade's own rate, and a cloud that remembers.
 
-Wanted: at least 85 % fewer calls at 95 % or more of the cloud's F1 (which is 1), calibration error at most 0.05.
-Exit status: 0; 1 when a part that is wanted was not reached; 2 when there are no recordings or no models.
+Wanted: at least 85 % fewer calls at 95 % or more of the cloud's F1 (which is 1), calibration error at most 0.05. Of
+SKAB the rows just after a change of state are not judged for that (see `_settled`); those of all rows stand below it.
+Exit status: 0; 1 when a part did not reach what is wanted; 2 when there are no recordings or no models.
 """
 
 import argparse
@@ -31,8 +32,8 @@ import structlog
 from benchmarks import cascade_run as cascade
 from benchmarks import novelty_cost
 from benchmarks import quality_text as texts
+from benchmarks.cascade_pictures import calls_chart
 from benchmarks.cascade_run import Heard
-from benchmarks.charts import line_chart
 from benchmarks.quality import FOLDERS, MissingError, bundles, recordings
 from gatewayd.api import Handler
 from gatewayd.config.schema import Models as ModelsConfig
@@ -210,18 +211,16 @@ def _pictures(name: str, title: str, heard: Heard, report: CalibrationReport, *,
         "15 bins of equal mass",
     )
     (PICTURES / f"cascade-{name}-calibration.svg").write_text(reliability_svg(title, before, after, said=said))
-    ours = cascade.run(heard, accept=heard.accept, recall=recall)
-    lines = {
-        f"least sure first (the cascade's own threshold: {ours.calls:.1%} of calls, F1 {ours.f1:.3f})": [
-            (100 * calls, f1) for calls, f1 in cascade.curve(heard)
-        ],
-        "by lot": [(100 * calls, f1) for calls, f1 in cascade.random_curve(heard)],
-    }
-    if recall != "off":
-        lines["least sure first, the cloud remembers"] = [
-            (100 * calls, f1) for calls, f1 in cascade.curve(heard, recall=recall)
-        ]
-    (PICTURES / f"cascade-{name}-calls.svg").write_text(line_chart(title, "% of messages asked", "F1", lines))
+    names = {"least sure first": "off"} | ({} if recall == "off" else {"the cloud remembers": recall})
+    lines = {each: cascade.curve(heard, recall=how) for each, how in names.items()}
+    chosen = {each: cascade.run(heard, accept=heard.accept, recall=how) for each, how in names.items()}
+    picture = calls_chart(
+        title,
+        {**lines, "by lot": cascade.random_curve(heard)},
+        {each: (found.calls, found.f1) for each, found in chosen.items()},
+        (1 - WANTED["fewer_calls"], WANTED["f1"]),
+    )
+    (PICTURES / f"cascade-{name}-calls.svg").write_text(picture)
 
 
 def shown(part: str, found: dict[str, Any]) -> str:
