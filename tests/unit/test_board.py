@@ -78,6 +78,15 @@ def test_an_x86_box_has_a_counter_of_joules_and_no_trip_point_that_is_set(tmp_pa
     assert (board.temperatures[0].passive_c, board.throttled) == (None, None)
 
 
+def test_the_load_is_known_where_proc_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatewayd.board.sensors._text", lambda file: "")
+
+    load = look(Path("/")).load
+
+    assert load is not None
+    assert load == pytest.approx(os.getloadavg(), abs=1.0)
+
+
 def test_an_empty_tree_offers_nothing_and_nothing_is_made_up(tmp_path: Path) -> None:
     assert look(tmp_path) == Board()
     watch = BoardWatch.of(schema.Board(root=str(tmp_path)))
