@@ -429,3 +429,33 @@ async def test_a_stop_does_not_wait_for_ever_for_a_far_tier_and_its_question_is_
         await rig.settled(received=1, handled=1)
 
         assert f"{key}.final" in await rig.results()
+
+
+async def test_a_route_made_private_asks_nobody_any_more_also_about_what_waits(tmp_path: Path) -> None:
+    far = FarTier()
+    far.is_away = True
+    async with cascade(tmp_path, [far]) as rig:
+        (key,) = rig.send(UNSURE)
+        await rig.settled(received=1, journaled=1)
+        await until(lambda: far.n_calls > 0)
+
+    again = FarTier()
+    async with cascade(tmp_path, [again], route={"escalation": {"privacy": "local"}}) as rig:
+        await rig.settled(received=1, handled=1)
+
+        assert (await rig.results())[f"{key}.final"]["cause"] == "privacy"
+        assert again.n_calls == 0
+
+
+async def test_a_route_that_spares_flash_keeps_its_open_escalations_on_disk_all_the_same(tmp_path: Path) -> None:
+    far = FarTier()
+    far.is_away = True
+    route = {**OPEN, "write": "when_offline", "write_max_s": 60.0}
+    async with cascade(tmp_path, [far], route=route) as rig:
+        rig.send(SURE, UNSURE, SURE)
+        await rig.settled(received=3, handled=2, journaled=1)
+
+    async with cascade(tmp_path, [FarTier()], route=route) as rig:
+        await rig.settled(received=3, handled=3)
+
+        assert sum(key.endswith(".final") for key in await rig.results()) == 1
