@@ -9,7 +9,7 @@ it writes:
 - killed: SIGKILL.
 - memory: its address space is capped at what it has (setrlimit(2), as models.worker_memory_bytes does): it cannot grow.
 - damaged: the model's file is replaced by 37 bytes and the worker killed; the digest is wrong, no parser sees it.
-- corrupt: the same with a manifest that says these 37 bytes are right: the parser gets them and the worker ends.
+- corrupt: the same as a new version, whose manifest says these 37 bytes are right: the parser gets them, in a worker.
 
 The file is put back after the fast route was measured. A line says how long until a summary was written by the model
 again, what the windows meanwhile got, the fast route's 99th percentile before and during, and whether the books balance
@@ -34,7 +34,6 @@ from typing import Any
 
 from benchmarks.llm_beside_fast import LLM, is_running, log_lines, models_dir, percentiles, probe, publish, worker_pid
 from benchmarks.speed.rig import broker, metric
-from gatewayd.models.bundle import read_bundle
 from tests.sim.gateway import Gateway, wait_until
 from tests.sim.models import gguf_bundle
 from tests.sim.mosquitto import Mosquitto
@@ -51,6 +50,7 @@ port = {port}
 [models]
 dir = "{models}"
 worker_restart_max_s = 2.0
+watch_s = 1.0
 [sinks.out]
 type = "file"
 path = "out.ndjson"
@@ -124,14 +124,13 @@ class Rig:
         self.kill()
 
     def corrupt(self) -> None:
-        """The same, and a manifest that says so."""
-        manifest = read_bundle(self.bundle, name=LLM).manifest
-        gguf_bundle(self.bundle.parent, _CORRUPT, LLM, version=manifest.version)
+        """The same as a new version, whose manifest says so."""
+        gguf_bundle(self.bundle.parent, _CORRUPT, LLM, version="2")
         self.kill()
 
     def mend(self) -> None:
         """The bundle as it was."""
-        for file in self._whole.iterdir():
+        for file in sorted(self._whole.iterdir(), reverse=True):  # model.toml last: the files must be there before
             self._replace(self.bundle / file.name, file.read_bytes())
 
     def _replace(self, path: Path, content: bytes) -> None:

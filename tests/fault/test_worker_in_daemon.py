@@ -26,6 +26,7 @@ client_id = "{name}"
 [models]
 dir = "{models}"
 llm_threads = 1
+worker_nice = 0
 worker_restart_max_s = 0.5
 [sinks.cloud]
 type = "http"

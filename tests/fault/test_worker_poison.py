@@ -22,6 +22,7 @@ port = {port}
 [models]
 dir = "{models}"
 llm_threads = 1
+worker_nice = 0
 worker_restart_max_s = 0.2
 [handlers]
 paths = ["site.py"]
