@@ -133,7 +133,7 @@ _COUNTERS = (
     _counter(
         "gatewayd.audit.events",
         "{event}",
-        "What the audit trail tells of itself: started, stopped, failed, torn, aside, removed …",
+        "What the audit trail tells of itself: started, stopped, failed, torn, put aside, removed.",
         "event",
     ),
     _counter("gatewayd.lessons.kept", "{lesson}", "What higher tiers answered, kept to learn from.", "route"),

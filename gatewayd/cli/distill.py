@@ -103,7 +103,7 @@ def adopt_offer(config_path: Path, name: str, *, remove: bool) -> None:
 
 def student_of(config: Config, route: str, paths: Paths, store: ModelStore) -> Any:
     """The first tier of the route. Raises ConfigError when it is none that can be distilled."""
-    from gatewayd.models.distill import Student
+    from gatewayd.models.distill_data import Student
 
     found = config.routes.get(route)
     if found is None:
@@ -193,6 +193,8 @@ def _show(report: Any) -> None:
     rows = [("version", old.version, new.version), *((name, _share(one), _share(two)) for name, one, two in figures)]
     print_table(f"On the {old.n} latest lessons, which neither was fitted on", ["", "present", "offered"], rows)
     typer.echo(f"a threshold of its own: {report.offered_accept:.4g}")
+    if report.is_whole:
+        typer.echo("after it was judged it was fitted once more, on the latest lessons too, and answers them no worse")
     for note in report.notes:
         typer.echo(f"note: {note}")
 
