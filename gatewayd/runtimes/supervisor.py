@@ -167,6 +167,7 @@ class Supervisor:
             worker.start(self._config.worker_start_s)
         finally:
             self._launching = None
+        self._check_again(worker)
         self.count(starts=1)
         if worker.ready is not None:
             self.count(
@@ -179,6 +180,15 @@ class Supervisor:
             gain = round(worker.ready.draft_gain, 2)
             log.info("drafts were measured", model=self._name, chosen=worker.ready.drafts, best_gain=gain)
         return worker
+
+    def _check_again(self, worker: WorkerProcess) -> None:
+        """The files may have been exchanged after they were verified and before the worker opened them: then what it
+        has is not what was verified. Costs nothing where they are the same."""
+        try:
+            self._load()
+        except ModelError:
+            worker.kill()
+            raise
 
     def _crashed(self, problem: str | None) -> None:
         """A worker that had been ready ended (`problem` says how), or one did not get ready (None)."""

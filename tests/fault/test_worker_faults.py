@@ -178,6 +178,31 @@ def test_a_call_waits_for_the_pause_when_its_time_allows(start: Start) -> None:
     assert session.complete("One, two,", max_tokens=2, timeout_s=60).tokens_out == 2
 
 
+def test_a_model_that_was_exchanged_between_its_check_and_its_loading_is_not_used(model_path: Path) -> None:
+    load = Load(
+        runtime="xllamacpp",
+        model_path=str(model_path),
+        options=TextOptions(context_tokens=256),
+        threads=1,
+        max_memory_bytes=0,
+        scratch_dir="",
+    )
+    pids: list[int] = []
+
+    def checked() -> Load:
+        children = Path(f"/proc/self/task/{threading.get_native_id()}").parent.glob("*/children")
+        pids.extend(int(pid) for one in children for pid in one.read_text().split())
+        if pids:
+            raise ModelError("was exchanged")
+        return load
+
+    with pytest.raises(ModelError, match="exchanged"):
+        WorkerTextSession("llm", checked, schema.Models())
+
+    assert len(pids) == 1
+    assert not is_running(pids[0])
+
+
 def test_a_memory_limit_that_is_too_small_is_a_model_error_with_a_reason(start: Start) -> None:
     with pytest.raises(ModelError) as caught:
         start(max_memory_bytes=400 << 20)
