@@ -14,7 +14,7 @@ from gatewayd.spool.books import Books
 from gatewayd.spool.reader import SpoolReader
 from tests.sim.mosquitto import free_port
 
-_START_S = 30.0
+_START_S = 120.0  # a loaded machine may take a minute to import us
 _STOP_S = 30.0
 
 
