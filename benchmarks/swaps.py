@@ -236,16 +236,20 @@ def growth(row: dict[str, Any]) -> float:
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    head = f"{'subject':26} {'start':>9} {'1 swap':>9} {'last':>9} {'growth':>8} {'swap':>7} {'sent':>7} {'lost':>5} {'dead':>5}"
-    print(head + "  books")
+    print(f"{'subject':26} {'start':>9} {'1 swap':>9} {'last':>9} {'growth':>8}", end="")
+    print(f" {'swap':>7} {'sent':>7} {'lost':>5} {'dead':>5}  books balance")
     for row in rows:
         sizes = "".join(f" {row['sizes_mb'][index]:6.1f} MB" for index in (0, 1, -1))
-        rest = (
-            f"{row['swap_s']:5.2f} s {row['sent']:7} {row['lost']:5} {row['buried']:5}  {row['books_balance']}"
-            if "sent" in row
-            else ""
-        )
+        rest = ""
+        if "sent" in row:
+            counts = f"{row['sent']:7} {row['lost']:5} {row['buried']:5}"
+            rest = f"{row['swap_s']:5.2f} s {counts}  {row['books_balance']}"
         print(f"{row['subject']:26}{sizes} {growth(row):+6.1f} % {rest}")
+
+
+def is_good(row: dict[str, Any]) -> bool:
+    """Within a tenth of the memory after the first swap, and every message answered."""
+    return growth(row) <= 10 and row["lost"] == row["buried"] == 0 and row["books_balance"]
 
 
 @contextlib.contextmanager
