@@ -194,15 +194,24 @@ def _drafts(load: Load) -> Tried:
     """What is to guess tokens ahead: what was measured to be fastest, now or by an earlier worker."""
     if load.options.drafts == "none" or not load.draft_measure_s or not load.cache_dir:
         return Tried()
-    candidates: list[Drafts] = ["ngram", "model"] if load.draft_path else ["ngram"]
-    folder = Path(load.cache_dir)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = f"xllamacpp {version('xllamacpp')} {load.identity} {load.threads} {candidates}"
 
     def measure(kind: Drafts, limit_s: float) -> float | None:
         return in_child(lambda: _write_summary(load, kind, limit_s), limit_s)
 
-    return choose(candidates, Memory(folder / "drafts.json", identity), measure, load.draft_measure_s)
+    return choose(draft_candidates(load), draft_memory(load), measure, load.draft_measure_s)
+
+
+def draft_candidates(load: Load) -> list[Drafts]:
+    """What may guess tokens ahead."""
+    return ["ngram", "model"] if load.draft_path else ["ngram"]
+
+
+def draft_memory(load: Load) -> Memory:
+    """Where it is remembered what was measured for this load. Makes the folder."""
+    folder = Path(load.cache_dir)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = f"xllamacpp {version('xllamacpp')} {load.identity} {load.threads} {draft_candidates(load)}"
+    return Memory(folder / "drafts.json", identity)
 
 
 def _write_summary(load: Load, drafts: Drafts, limit_s: float) -> float:

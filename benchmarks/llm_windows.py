@@ -1,0 +1,90 @@
+"""Windows of log lines for benchmarks.llm_speed: their prompts, and summarize_text over them in a process of its own.
+
+    python -m benchmarks.llm_windows CACHE_DIR
+
+Prints, as JSON, the share of each prompt's tokens that summarize_text found computed: of the first window after the
+start, of those after it, and of the first after the worker was killed. With a CACHE_DIR that an earlier run left, the
+first one is what a daemon finds after its restart.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from gatewayd.api import Batch, Message, Result, Window
+from gatewayd.config import schema
+from gatewayd.models.factories import factories
+from gatewayd.models.store import ModelStore
+from gatewayd_handlers import summary_prompt
+from gatewayd_handlers.summarize_text import SummarizeText
+from tests.sim.models import demo_models
+
+_DEVICES = ("pump", "fan", "valve", "press", "mixer", "oven", "belt", "crane")
+_EVENTS = (
+    "bearing temperature {} C above limit",
+    "motor stopped by protection relay K{}",
+    "pressure {} bar, ok",
+    "started by operator {}",
+    "vibration {} mm/s above limit",
+    "no answer from drive {} for 10 s",
+)
+
+
+def lines(number: int) -> list[str]:
+    """The log of one window: what happens to one device, some of it several times."""
+    device = f"{_DEVICES[number % len(_DEVICES)]}-{number + 1}"
+    return [
+        f"{device} {event.format(10 * number + times)}"
+        for place, event in enumerate(_EVENTS)
+        for times in range(1 + (number + place) % 4)
+    ]
+
+
+def prompts(n: int) -> list[str]:
+    """What a language model is asked for `n` windows."""
+    static = summary_prompt.static_part(list(summary_prompt.EXAMPLES), "")
+    return [static + summary_prompt.variable_part([f"1x {line}" for line in lines(number)[:6]]) for number in range(n)]
+
+
+def ask_window(cache_dir: Path) -> dict[str, float]:
+    """What this module prints, from a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.llm_windows", str(cache_dir)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(printed.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    config = schema.Models(llm_draft_measure_s=0.0, worker_start_s=600.0)
+    models = ModelStore(demo_models("gemma3-270m"), config, factories=factories(Path(sys.argv[1])))
+    handler = SummarizeText(msgspec.convert({"model": "gemma3-270m", "timeout_s": 600.0}, SummarizeText.Config))  # type: ignore[arg-type]
+    try:
+        handler.start(models)
+        first = _share(handler, 0)
+        warm = [_share(handler, number) for number in range(1, 5)]
+        worker = models.get("gemma3-270m").text().pid  # type: ignore[attr-defined]
+        os.kill(worker, signal.SIGKILL)
+        killed = _share(handler, 5)
+    finally:
+        models.close()
+    print(json.dumps({"first window": first, "warm windows, the least": min(warm), "first after a kill": killed}))
+
+
+def _share(handler: SummarizeText, number: int) -> float:
+    messages = [
+        Message(topic="plant/log", value=line, time=float(place), key=str(place))
+        for place, line in enumerate(lines(number))
+    ]
+    window = Window(key="", start=0.0, end=60.0)
+    (answer,) = handler.handle(Batch(route="r", messages=messages, now=60.0 * number, window=window))
+    assert isinstance(answer, Result)
+    assert answer.data["tokens_in"], answer.data["reason"]
+    return float(answer.data["tokens_cached"] / answer.data["tokens_in"])
+
+
+if __name__ == "__main__":
+    main()
