@@ -19,6 +19,7 @@ with nothing lost: every window has its one summary, every sample its result.
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +42,7 @@ from tests.sim.mosquitto import Mosquitto
 
 RESULTS = Path(__file__).parent / "results" / "worker_faults.json"
 _WINDOW = 6
-_PATIENCE_S = 300.0
+_PATIENCE_S = 900.0
 _WARM = 20
 _CORRUPT = b"GGUF\x03\x00\x00\x00" + bytes(29)  # 37 bytes that begin as a model does
 
@@ -142,6 +144,13 @@ class Rig:
         """Completions so far."""
         return metric(self.gateway, "gen_ai_server_request_duration_seconds_count")
 
+    def loads_failed(self) -> float:
+        """How often a worker ended with what it was given for a model."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.gateway.web_port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        found = re.search(r'^gatewayd_model_events_total\{(?=.*event="load_failed").*\} (\S+)$', text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
     def summaries(self) -> list[dict[str, Any]]:
         """What the windows got, in order."""
         events = [json.loads(line) for line in self._lines()]
@@ -152,7 +161,9 @@ class Rig:
         log = (self.gateway.folder / "gatewayd.log").read_text(errors="replace")
         lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
         told = [line for line in lines if line["level"] in ("warning", "error")]
-        return sorted({f"{line['event']} {line.get('cause', '')}".strip()[:300] for line in told})
+        return sorted(
+            {f"{line['event']} {line.get('cause', '')}".replace(f"{self.bundle}/", "").strip() for line in told}
+        )
 
     def _lines(self) -> list[str]:
         path = self.gateway.folder / "out.ndjson"
@@ -202,6 +213,8 @@ def measure(folder: Path, case: str, seconds: float) -> dict[str, Any]:
             during = probe(rig.broker.port, n_probes)
             fault.join()
             wait_until(lambda: _crashes(rig) >= 1, _PATIENCE_S, rig.gateway.describe)
+            if case == "corrupt":
+                wait_until(lambda: rig.loads_failed() >= 1, _PATIENCE_S, rig.gateway.describe)
             if case in _MENDED:
                 wait_until(lambda: any(one["reason"] == "model_error" for one in rig.summaries()), _PATIENCE_S)
                 began_s = time.monotonic()
@@ -247,6 +260,7 @@ def _line(
         "summaries": len(summaries),
         "by_reason": dict(Counter(one["reason"] or "written by the model" for one in summaries)),
         "crashes": _crashes(rig),
+        "loads_failed": rig.loads_failed(),
         "said": rig.said(),
         "daemon_lives": is_alive,
         "balanced": books.balanced,
