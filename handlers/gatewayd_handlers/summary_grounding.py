@@ -8,6 +8,7 @@ a digit are not looked at; what can be derived is counted, no more: see benchmar
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Literal, get_args
 
 import msgspec
@@ -16,10 +17,13 @@ from gatewayd_handlers.summary_counts import Subjects
 from gatewayd_handlers.summary_facts import MINUTES, SEVERITIES, Facts
 from gatewayd_handlers.summary_form import Written, sentences
 
-# A name or number with a digit in it: "door-7", "10.0.0.1:80", "17", "0x1f", "1,200".
-_WITH_DIGIT = re.compile(r"[^\W\d_]*[\w.:/-]*\d(?:[\w.:/-]*\w)?(?:(?<=\b\d)(?:,\d{3})+|(?<=\b\d\d)(?:,\d{3})+)?")
+# "1,200", or a run of what names, numbers, addresses and times are made of: "door-7", "10.0.0.1:80", "0x1f".
+# Possessive, because a text may be one word of a million letters.
+_RUN = re.compile(r"(?<![\w,])\d{1,3}(?:,\d{3})++(?![\w,])|[\w.:/-]++")
+_DIGIT = re.compile(r"\d")
 _PLAIN_NUMBER = re.compile(r"\d+(?:,\d{3})*")
 _ADDRESS = re.compile(r"\d+(?:\.\d+){2,}(?::\d+)?")
+_PARTS = re.compile(r"\W+|_|(?<=[a-z])(?=\d)")
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 _WORD = re.compile(r"[^\W\d_]{4,}")
 # Stems: "fail" stands for failed, failure, failing.
@@ -63,14 +67,17 @@ class Grounds:
         self._window = "\n".join(texts).lower()
         self._squeezed = self._window.replace(" ", "")
         self._facts = facts
-        tokens = {token.lower() for token in _WITH_DIGIT.findall(self._window)}
-        self._numbers = {token for token in tokens if _PLAIN_NUMBER.fullmatch(token)}
-        # "3" of "pump-3", for it may be written "pump 3"; what stands in an address or a time is no number.
-        names = (token for token in tokens if not _ADDRESS.fullmatch(token) and not _TIME.fullmatch(token))
-        self._parts = {part for name in names for part in re.split(r"\W+|_|(?<=[a-z])(?=\d)", name)}
         self._counts = _counts(facts)
         self._subjects = Subjects(facts)
         self._echoes = {word.lower() for example in examples for word in _WORD.findall(example)}
+
+    @cached_property
+    def _numbers(self) -> frozenset[str]:
+        """Numbers that stand alone, and parts of names: "3" of "pump-3", for it may be written "pump 3". What stands in
+        an address or a time is neither. Looked for when something was written: most windows are large."""
+        tokens = {token for token, _, _ in _with_digit(self._window)}
+        names = [token for token in tokens if not _ADDRESS.fullmatch(token) and not _TIME.fullmatch(token)]
+        return frozenset(part for name in names for part in (name, *_PARTS.split(name)))
 
     def unsupported(self, written: str) -> list[Span]:
         """The parts of `written` that neither the window's texts nor its facts support, in order."""
@@ -94,9 +101,9 @@ class Grounds:
         return Written(headline=written.headline, what_happened=kept)
 
     def _unsupported(self, written: str) -> Iterator[tuple[int, int]]:
-        for match in _WITH_DIGIT.finditer(written):
-            if not self._has(match.group().lower(), written, match.start(), match.end()):
-                yield match.span()
+        for name, start, end in _with_digit(written):
+            if not self._has(name.lower(), written, start, end):
+                yield start, end
         for match in _IN_WORDS.finditer(written):
             word = match.group().lower()
             n, is_times = _NUMBER_WORDS[word], word in _TIMES or _COUNTED.match(written, match.end())
@@ -127,7 +134,7 @@ class Grounds:
         percents = {round(100 * count / max(1, self._facts.n_texts)) for count in self._counts}
         if _PERCENT.match(written, end) and n in percents:
             return True
-        return n in self._counts or number in self._numbers or number in self._parts
+        return n in self._counts or number in self._numbers
 
     def _is_count(self, n: int, written: str, at: int, is_times: bool) -> bool:
         return n in self._counts and (not is_times or self._subjects.may_be(n, written, at))
@@ -152,6 +159,16 @@ class Grounds:
         """Whether the window has the word, or one with the same beginning ("sensors" for "sensor"), or needs none."""
         word = word.lower()
         return word in _PLAIN or word[: max(4, len(word) - 2)] in self._window
+
+
+def _with_digit(text: str) -> Iterator[tuple[str, int, int]]:
+    """Names, numbers and times with a digit in them, and where each stands: `text[start:end]`."""
+    for match in _RUN.finditer(text):
+        name = match.group().rstrip(".:/-")
+        start = match.end() - len(match.group().lstrip(".:/-"))
+        name = name[start - match.start() :]
+        if _DIGIT.search(name):
+            yield name, start, start + len(name)
 
 
 def _counts(facts: Facts) -> set[int]:

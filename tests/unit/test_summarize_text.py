@@ -334,6 +334,13 @@ def test_what_was_never_said_before_comes_first() -> None:
     assert second["summary"]["headline"] == "boat seen at sea"
 
 
+@pytest.mark.parametrize("text", ["x" * 300_000, "1." * 150_000, "a-" * 150_000, "1,111," * 50_000, " 1" * 150_000])
+def test_a_text_of_any_form_is_summarized_and_checked_in_linear_time(text: str) -> None:
+    answer = data(started(ScriptedSession(GOOD)), window(text, TEXTS[0]))
+
+    assert answer["messages"] == 2
+
+
 @pytest.fixture(scope="module")
 def gemma() -> Iterator[Any]:
     store = ModelStore(demo_models("gemma3-270m"), schema.Models())
