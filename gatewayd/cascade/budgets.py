@@ -116,8 +116,11 @@ class Book(Protocol):
     def add(self, tier: str, day: str, amount: Spending) -> None:
         """So much more on that day; less, where a kind is negative."""
 
-    def days(self, tier: str) -> Mapping[str, Spending]:
-        """By day."""
+    def newest(self, tier: str) -> str:
+        """The last day on which anything was booked; UNDATED when there is none."""
+
+    def total(self, tier: str, *, since: str) -> Spending:
+        """Of that day, of later ones, and of what has no day."""
 
     def date(self, tier: str, day: str) -> None:
         """What is booked without a day belongs to this one."""
@@ -138,8 +141,17 @@ class Tally:
         days[day] = days.get(day, NOTHING) + amount
 
     def days(self, tier: str) -> Mapping[str, Spending]:
-        """See Book."""
+        """By day."""
         return dict(self._days.get(tier, {}))
+
+    def newest(self, tier: str) -> str:
+        """See Book."""
+        return max(self._days.get(tier, {}), default=UNDATED)
+
+    def total(self, tier: str, *, since: str) -> Spending:
+        """See Book."""
+        days = self._days.get(tier, {}).items()
+        return sum((amount for day, amount in days if day >= since or day == UNDATED), NOTHING)
 
     def date(self, tier: str, day: str) -> None:
         """See Book."""
@@ -184,9 +196,7 @@ class Budget:
     def spent(self) -> Spending:
         """On the day that is, what is reserved for requests under way included."""
         is_dated, today = self._today()
-        days = self._book.days(self._tier)
-        begins = today if is_dated else max(days, default=UNDATED)
-        return sum((amount for day, amount in days.items() if day >= begins or day == UNDATED), NOTHING)
+        return self._book.total(self._tier, since=today if is_dated else self._book.newest(self._tier))
 
     def allows(self, expected: Spending) -> bool:
         """Whether the day has room for so much."""
@@ -243,7 +253,7 @@ class Budget:
 
     def _today(self) -> tuple[bool, str]:
         is_dated, today = self._clock.is_synced() is not False, day_of(self._clock.now())
-        if is_dated and UNDATED in self._book.days(self._tier):
+        if is_dated:
             self._book.date(self._tier, today)
             for reserved in self._under_way:
                 reserved.day = reserved.day or today
@@ -258,29 +268,6 @@ class Budget:
                 hint=f"raise tiers.{self._tier}.max_*_per_day; `when_spent` says what routes do meanwhile",
             )
         self._is_spent = is_spent
-
-
-class Budgets:
-    """Those of all tiers outside of this box."""
-
-    def __init__(self, budgets: Mapping[str, Budget]) -> None:
-        self._budgets = budgets
-
-    def __getitem__(self, tier: str) -> Budget:
-        return self._budgets[tier]
-
-    def allows(self, tier: str, n_questions: int, tokens: int = 0, n_bytes: int = 0) -> bool:
-        """Whether the tier may be asked so much today; True for a tier without a budget."""
-        budget = self._budgets.get(tier)
-        if budget is None:
-            return True
-        n_nanos = budget.prices.nanos(n_calls=n_questions, tokens_in=tokens, tokens_out=0)
-        return budget.allows(Spending(n_calls=n_questions, n_tokens=tokens, n_bytes=n_bytes, n_nanos=n_nanos))
-
-    def spent(self, tier: str) -> Spending:
-        """Today, what is reserved included; nothing for a tier without a budget."""
-        budget = self._budgets.get(tier)
-        return NOTHING if budget is None else budget.spent()
 
 
 def _end_of(day: str) -> float:

@@ -50,6 +50,17 @@ class Daily:
         with self._lock:
             return {day: tuple(counts) for day, counts in self._days.get(who, {}).items() if any(counts)}
 
+    def newest(self, who: str) -> str:
+        """The last day that has any; "" when there is none."""
+        with self._lock:
+            return max((day for day, counts in self._days.get(who, {}).items() if any(counts)), default="")
+
+    def total(self, who: str, *, since: str) -> tuple[int, ...]:
+        """Of that day, of later ones, and of what has no day; empty when there are none."""
+        with self._lock:
+            known = [counts for day, counts in self._days.get(who, {}).items() if day >= since or not day]
+        return tuple(map(sum, zip(*known, strict=True)))
+
     def date(self, who: str, day: str) -> None:
         """What was counted without a day belongs to this one."""
         with self._lock:

@@ -1,10 +1,10 @@
 """What each tier outside of this box has cost on which day; see `daily`."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import apsw
 
-from gatewayd.cascade.budgets import Spending
+from gatewayd.cascade.budgets import NOTHING, Spending
 from gatewayd.errors import FatalError
 from gatewayd.spool.daily import Daily
 
@@ -28,10 +28,16 @@ class SpendingBook:
         self.daily.add(tier, day, amount.n_calls, amount.n_tokens, amount.n_bytes, amount.n_nanos)
 
     def days(self, tier: str) -> Mapping[str, Spending]:
+        """By day."""
+        return {day: _spending(counts) for day, counts in self.daily.days(tier).items()}
+
+    def newest(self, tier: str) -> str:
         """See Book."""
-        return {
-            day: Spending(**dict(zip(_COLUMNS, counts, strict=True))) for day, counts in self.daily.days(tier).items()
-        }
+        return self.daily.newest(tier)
+
+    def total(self, tier: str, *, since: str) -> Spending:
+        """See Book."""
+        return _spending(self.daily.total(tier, since=since))
 
     def date(self, tier: str, day: str) -> None:
         """See Book."""
@@ -41,3 +47,7 @@ class SpendingBook:
         """See Book. Waits while the disk is full."""
         if not self.daily.is_durable:
             await self.commit()
+
+
+def _spending(counts: Sequence[int]) -> Spending:
+    return Spending(**dict(zip(_COLUMNS, counts, strict=True))) if counts else NOTHING

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatewayd.cascade.patterns import NAMED, is_iban, is_luhn
@@ -70,6 +70,7 @@ def values(draw: st.DrawFn) -> tuple[Any, list[str]]:
     return value, hidden
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values())
 def test_what_was_put_in_does_not_leave(made: tuple[Any, list[str]]) -> None:
     value, hidden = made
@@ -80,6 +81,7 @@ def test_what_was_put_in_does_not_leave(made: tuple[Any, list[str]]) -> None:
         assert json.dumps(secret, ensure_ascii=False)[1:-1].lower() not in left
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200))
 def test_redacting_twice_is_redacting_once(text: str) -> None:
     once = EVERYTHING_BUT_NUMBERS.redact(text)[0]
@@ -87,6 +89,7 @@ def test_redacting_twice_is_redacting_once(text: str) -> None:
     assert EVERYTHING_BUT_NUMBERS.redact(once)[0] == once
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=200))
 def test_no_digit_is_left_where_numbers_go(text: str) -> None:
     left = Redactor(["number"]).redact(text)[0]
@@ -94,6 +97,7 @@ def test_no_digit_is_left_where_numbers_go(text: str) -> None:
     assert not any(char.isdecimal() for char in left)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.recursive(
         st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.binary()),

@@ -111,3 +111,15 @@ def test_a_process_that_is_killed_after_a_reservation_has_spent_it(tmp_path: Pat
         assert done.returncode == -9, done.stderr.decode()
 
     assert on_disk(tmp_path) == [("cloud", "2025-11-21", 8, 0, 2000, 0)]
+
+
+async def test_totals_are_of_a_day_and_later_ones_and_of_what_has_none(tmp_path: Path) -> None:
+    async with opened(tmp_path) as spool:
+        book = spool.spending
+        assert (book.newest("cloud"), book.total("cloud", since="")) == ("", Spending())
+        for day, n in (("2026-11-20", 1), (DAY, 10), ("2026-11-22", 100), ("", 1000)):
+            book.add("cloud", day, Spending(n_calls=n))
+
+        assert book.newest("cloud") == "2026-11-22"
+        assert book.total("cloud", since=DAY) == Spending(n_calls=1110)
+        assert book.total("cloud", since="2026-11-23") == Spending(n_calls=1000)

@@ -234,7 +234,8 @@ class RemoteTierClient:
                 return
             if len(portion) == 1:
                 self._suspects.failed(round_.digests[portion[0]])
-            self._room.shrink()
+            else:
+                self._room.shrink()  # it may have been too much at once
             raise self._failed(ticket, exc) from exc.__cause__
         except TierUnavailable as exc:
             raise self._failed(ticket, exc) from exc.__cause__
@@ -244,9 +245,9 @@ class RemoteTierClient:
             self._take(round_, portion, exchanged)
 
     def _divide(self, round_: _Round, portion: list[int], refused: RefusedError) -> None:
-        if isinstance(refused, TooLargeError):
-            self._room.shrink()
         if len(portion) > 1:
+            if isinstance(refused, TooLargeError):
+                self._room.shrink()
             self._report.tier_failed(self._name, refused.reason)
             round_.split(portion)
         else:
