@@ -168,6 +168,7 @@ class StoredModel:
         manifest, shop = self.bundle.manifest, self._shop
         try:
             session = shop.factories[manifest.runtime](self.bundle, self._verified, shop.config, shop.on_event)
+            self._check_again(session)
         except (ModelError, ConfigError):
             shop.on_event(self.name, "load_failed")
             raise
@@ -176,6 +177,14 @@ class StoredModel:
         shop.on_event(self.name, "loaded")
         log.info("model loaded", model=self.name, version=self.version, runtime=manifest.runtime)
         return session
+
+    def _check_again(self, session: Session) -> None:
+        """The files may have been exchanged after they were verified and before the library opened them."""
+        try:
+            self._verified()
+        except ModelError:
+            session.close()
+            raise
 
 
 def same_manifest(one: Manifest, other: Manifest) -> bool:

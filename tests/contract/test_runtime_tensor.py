@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from gatewayd import api
 from gatewayd.config import schema
-from gatewayd.errors import ModelError, RejectedError
+from gatewayd.errors import ModelError, RejectedError, TransientError
 from gatewayd.models.store import ModelStore
 from tests.sim.models import affine_onnx, demo_models, mlp_onnx, onnx_bundle
 
@@ -126,3 +127,49 @@ def test_sentences_of_like_meaning_get_like_vectors() -> None:
     pump, motor, recipe = map(vector, ["The pump is overheating", "Motor temperature too high", "Stir in the flour"])
 
     assert pump @ motor > pump @ recipe + 0.2
+
+
+def test_a_session_is_tried_on_zeros_of_the_shape_it_asks_for(tmp_path: Path) -> None:
+    onnx_bundle(tmp_path, mlp_onnx())
+    model = ModelStore(tmp_path, schema.Models()).get("tiny")
+
+    model.warm()
+
+    assert model.resident.stats()["loads"] == 1.0
+    assert model.resident.is_idle
+
+
+def test_a_model_that_cannot_be_run_on_its_own_shape_is_a_model_error(tmp_path: Path) -> None:
+    onnx_bundle(tmp_path, gather_onnx(index=7))
+    model = ModelStore(tmp_path, schema.Models()).get("tiny")
+
+    with pytest.raises(ModelError, match="zeros"):
+        model.warm()
+
+    assert model.resident.is_idle
+
+
+def test_a_closed_session_lets_go_of_the_model_and_says_so(tmp_path: Path) -> None:
+    onnx_bundle(tmp_path, mlp_onnx())
+    model = ModelStore(tmp_path, schema.Models()).get("tiny")
+    inner = model.resident.take()
+    model.resident.give_back()
+
+    inner.close()
+
+    with pytest.raises(TransientError, match="unloaded"):
+        inner.run({})  # type: ignore[attr-defined]
+
+
+def gather_onnx(index: int) -> bytes:
+    """Takes the column `index` of four: beyond them it loads and does not run."""
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["x", "index"], ["y"], axis=1)],
+        "gather",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
+        [numpy_helper.from_array(np.array(index, np.int64), "index")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    content: bytes = model.SerializeToString()
+    return content

@@ -179,6 +179,24 @@ def test_a_damaged_file_is_found_when_the_model_is_loaded_again(tmp_path: Path) 
         held.run({})
 
 
+def test_a_file_exchanged_between_its_check_and_its_loading_is_not_used(tmp_path: Path) -> None:
+    box = Box(tmp_path, {"a": MIB})
+    open_session = box._open
+
+    def exchange(bundle: Any, verify: Any, *rest: Any) -> Sized:
+        session = open_session(bundle, verify, *rest)
+        (tmp_path / "a" / "model.onnx").write_bytes(b"weighty")
+        return session
+
+    box.store._shop.factories["onnx"] = exchange  # type: ignore[index]
+
+    with pytest.raises(ModelError, match="sha256"):
+        box.store.get("a").tensors()
+
+    assert box.sessions["a"][0].is_closed
+    assert box.events == [("a", "load_failed")]
+
+
 def test_a_model_whose_folder_was_replaced_stays_loaded_for_it_could_not_come_back(tmp_path: Path) -> None:
     box = Box(tmp_path, {"a": MIB}, idle_unload_s=1.0)
     box.call("a")
