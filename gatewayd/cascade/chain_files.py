@@ -6,7 +6,7 @@ taken away at the end would not be missed. It is written after the fsync of its 
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from gatewayd.cascade.chain import GENESIS, Link, Walk
 HEAD = "head"
 MAX_LINE_BYTES = 1 << 20  # a line of ours is below a hundredth of it
 
+_PAUSE_LINES = 256
 _NAME = re.compile(r"audit-(\d{8,})\.ndjson")
 
 
@@ -113,14 +114,17 @@ def read_head(folder: Path) -> Head | None:
         return None
 
 
-def examine(folder: Path, *, only_last: bool = False) -> Finding:
-    """Follow the chain through all files, or `only_last` through the last one. Raises OSError."""
+def examine(folder: Path, *, only_last: bool = False, pause: Callable[[], None] = lambda: None) -> Finding:
+    """Follow the chain through all files, or `only_last` through the last one. Raises OSError.
+
+    `pause` is called every few hundred lines: a thread beside an event loop lets others have their turn there.
+    """
     head = read_head(folder)  # before the lines: a daemon may be writing, and its head is never ahead of its lines
     files = trail_files(folder)
     finding = Finding(files=files, head=head)
     walk = Walk()
     for path in files[_last_with_lines(files) :] if only_last else files:
-        _examine_file(path, walk, finding, is_last=path == files[-1])
+        _examine_file(path, walk, finding, pause, is_last=path == files[-1])
         if finding.misfit is not None:
             break
     return finding
@@ -131,7 +135,7 @@ def _last_with_lines(files: list[Path]) -> int:
     return next((at for at in reversed(range(len(files))) if files[at].stat().st_size), 0)
 
 
-def _examine_file(path: Path, walk: Walk, finding: Finding, *, is_last: bool) -> None:
+def _examine_file(path: Path, walk: Walk, finding: Finding, pause: Callable[[], None], *, is_last: bool) -> None:
     finding.end_file, finding.end_bytes = path, 0
     for number, line in enumerate(lines(path), start=1):
         if is_last and not line.endswith(b"\n"):
@@ -144,6 +148,8 @@ def _examine_file(path: Path, walk: Walk, finding: Finding, *, is_last: bool) ->
             finding.misfit = Misfit(file=path, line=number, why=link, after_seq=finding.last_seq)
             return
         finding.n_lines += 1
+        if finding.n_lines % _PAUSE_LINES == 0:
+            pause()
         finding.first = finding.first or link
         finding.last = link
         finding.end_bytes += len(line)

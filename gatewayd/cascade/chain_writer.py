@@ -8,6 +8,7 @@ Blocks; used by one thread.
 import os
 import re
 import shutil
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -73,7 +74,7 @@ class ChainWriter:
         """Find the end of the trail, mend it, and be ready to append. Raises OSError."""
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        finding = examine(self._folder, only_last=self._was_whole)
+        finding = examine(self._folder, only_last=self._was_whole, pause=_yield_turn)
         if not self._is_sound(finding):
             self._put_aside(finding)
             finding = Finding()
@@ -221,6 +222,11 @@ def examine_last(path: Path) -> Head:
         last = line
     link = unseal(last)
     return Head(seq=link.seq, hash=link.hash) if link is not None else Head(seq=0, hash="")
+
+
+def _yield_turn() -> None:
+    """A whole trail takes a second or more to follow, and the event loop has the same interpreter."""
+    time.sleep(0.001)
 
 
 def _write_all(fd: int, content: bytes, size: int) -> None:

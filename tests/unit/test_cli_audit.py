@@ -36,7 +36,7 @@ def state(tmp_path: Path) -> Path:
     trail.start()
     for number in range(N):
         trail.record(decision(number, route="logs" if number % 4 else "pumps"))
-    trail.close()
+    trail.close(50.0)
     return tmp_path
 
 
@@ -98,7 +98,7 @@ def test_gaps_are_told(state: Path) -> None:
     trail.start()
     for number in range(N):
         trail.record(decision(number))
-    trail.close()
+    trail.close(50.0)
 
     gaps = [gap["what"] for gap in json.loads(run(state, "verify", "--json").output)["gaps"]]
 
@@ -114,7 +114,7 @@ def test_a_process_that_was_killed_is_told(state: Path) -> None:
     paths = Paths(gateway="g", config_dir=root, state_dir=root, spool=root / "s", models=root / "m")
     trail = AuditTrail(paths, Audit(), SystemClock())
     trail.start()
-    trail.close()
+    trail.close(50.0)
 
     done = run(state, "verify")
 

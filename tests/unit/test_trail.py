@@ -19,6 +19,8 @@ from gatewayd.models.digest import ManifestDigests
 from gatewayd.models.write import write_bundle
 from tests.sim.decisions import decision, verdict
 
+PATIENCE_S = 50.0
+
 
 class Rig:
     """A state folder, and trails that are opened in it."""
@@ -60,7 +62,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig = Rig(tmp_path)
     yield rig
     for trail in rig.opened:
-        trail.close()
+        trail.close(PATIENCE_S)
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -75,7 +77,7 @@ def write(rig: Rig, numbers: range, **config: object) -> None:
     trail = rig.trail(**config)
     for number in numbers:
         trail.record(decision(number))
-    trail.close()
+    trail.close(PATIENCE_S)
 
 
 def test_a_decision_is_kept_with_all_that_it_was_taken_on(rig: Rig) -> None:
@@ -84,7 +86,7 @@ def test_a_decision_is_kept_with_all_that_it_was_taken_on(rig: Rig) -> None:
     trail = rig.trail()
 
     trail.record(decision(7, said=sure, passed_over={"cloud": "privacy"}), corrects="0f-first")
-    trail.close()
+    trail.close(PATIENCE_S)
 
     (record,) = rig.decisions()
     assert record["bundle"] == ManifestDigests(rig.paths.models)("head", "1") != ""
@@ -107,7 +109,7 @@ def test_every_tier_that_was_asked_is_in_the_record(rig: Rig) -> None:
     trail = rig.trail()
 
     trail.record(decision(1, said=cloud, asked=(student, cloud), cause="last"))
-    trail.close()
+    trail.close(PATIENCE_S)
 
     (record,) = rig.decisions()
     asked = record["asked"]
@@ -121,7 +123,7 @@ def test_of_many_scores_the_highest_are_kept(rig: Rig) -> None:
     trail = rig.trail(max_scores=3)
 
     trail.record(decision(1, said=said))
-    trail.close()
+    trail.close(PATIENCE_S)
 
     (record,) = rig.decisions()
     assert record["scores"] == {"label-49": 0.049, "label-48": 0.048, "label-47": 0.047}
@@ -139,26 +141,26 @@ def test_the_chain_goes_on_over_restarts(rig: Rig) -> None:
 
 
 def test_files_rotate_and_what_is_removed_is_told(rig: Rig) -> None:
-    trail = rig.trail(max_file_bytes=4096, max_files=3, max_waiting=100_000)
-    for number in range(2000):  # all at once: the writer rotates while more comes
+    trail = rig.trail(max_file_bytes=16384, max_files=3, max_waiting=100_000)
+    for number in range(600):  # all at once: the writer rotates while more comes
         trail.record(decision(number))
-    trail.close()
+    wait_until(lambda: rig.events["written"] == 600)
+    trail.close(PATIENCE_S)
 
     files = trail_files(rig.folder)
     assert len(files) == 3
-    assert all(path.stat().st_size <= 4096 for path in files)
+    assert all(path.stat().st_size <= 16384 for path in files)
     finding = rig.finding()
     assert finding.problem == ""
     assert finding.first is not None
     assert finding.first.seq > 1
     removed = [record for record in rig.records() if record.get("event") == "removed"]
     assert finding.first.seq - 1 in [record["last_seq"] for record in removed]
-    assert rig.events["written"] == 2000
-    assert [record["key"] for record in rig.decisions()][-1] == f"0f-{1999:010x}"
+    assert [record["key"] for record in rig.decisions()][-1] == f"0f-{599:010x}"
 
 
 def test_a_file_that_is_removed_by_somebody_else_is_missed(rig: Rig) -> None:
-    write(rig, range(300), max_file_bytes=4096, max_files=100)
+    write(rig, range(40), max_file_bytes=4096, max_files=100)
     trail_files(rig.folder)[0].unlink()
 
     assert "nothing in it says" in rig.finding().problem
@@ -240,7 +242,7 @@ def test_a_folder_that_cannot_be_written_stops_no_message(rig: Rig) -> None:
     assert rig.events["dropped"] == 3
     rig.folder.unlink()
     wait_until(lambda: rig.events["written"] == 5)
-    trail.close()
+    trail.close(PATIENCE_S)
 
     assert [record["key"] for record in rig.decisions()] == [f"0f-{n:010x}" for n in range(5)]
     (dropped,) = [record for record in rig.records() if record.get("event") == "dropped"]
@@ -259,7 +261,7 @@ def test_a_full_disk_stops_no_message_and_is_got_over(rig: Rig) -> None:
 
     place.unlink()
     wait_until(lambda: rig.events["written"] == 1)
-    trail.close()
+    trail.close(PATIENCE_S)
 
     assert len(rig.decisions()) == 1
     assert rig.finding().problem == ""
@@ -280,7 +282,7 @@ def test_what_is_decided_reaches_the_kernel_long_before_it_is_synced(rig: Rig) -
 def test_the_head_of_the_trail_can_be_noted_elsewhere(rig: Rig) -> None:
     trail = rig.trail()
     trail.record(decision(1))
-    trail.close()
+    trail.close(PATIENCE_S)
 
     last = rig.records()[-1]
     assert (trail.head.seq, trail.head.hash) == (last["seq"], last["hash"])
