@@ -334,9 +334,9 @@ def test_what_was_never_said_before_comes_first() -> None:
     assert second["summary"]["headline"] == "boat seen at sea"
 
 
-@pytest.mark.parametrize("text", ["x" * 300_000, "1." * 150_000, "a-" * 150_000, "1,111," * 50_000, " 1" * 150_000])
-def test_a_text_of_any_form_is_summarized_and_checked_in_linear_time(text: str) -> None:
-    answer = data(started(ScriptedSession(GOOD)), window(text, TEXTS[0]))
+@pytest.mark.parametrize("piece", ["x", "1.", "a-", "1,111,", " 1"])
+def test_a_text_of_any_form_is_summarized_and_checked_in_linear_time(piece: str) -> None:
+    answer = data(started(ScriptedSession(GOOD)), window(piece * (300_000 // len(piece)), TEXTS[0]))
 
     assert answer["messages"] == 2
 
