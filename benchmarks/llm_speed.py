@@ -5,9 +5,9 @@
 `bare` is llama.cpp's engine as xllamacpp has it, alone in a process (niceness and threads as of our worker), asked for
 the same completions turn and turn about with ours, which go through WorkerTextSession and its worker; the prompt is
 read before the clock starts. Eight windows at once are eight threads that call one session with eight slots, against
-the same eight one after the other. Cached tokens are those that summarize_text reports for windows it never saw, in a
-process of its own each time: the second one is what a daemon finds after its restart. Drafts: the same summaries with
-n-grams of the prompt guessing, and without. Gemma 3 270M (Q4_K_M), downloaded from PyPI once.
+the same eight one after the other. Cached tokens are those of windows that were never seen, after summarize_text has
+started, in a process of its own each time: the second one is what a daemon finds after its restart. Drafts: the same
+summaries with n-grams of the prompt guessing, and without. Gemma 3 270M (Q4_K_M), downloaded from PyPI once.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Windows of log lines for benchmarks.llm_speed: their prompts, and summarize_text over them in a process of its own.
+"""Windows of log lines for benchmarks.llm_speed: the prompts that summarize_text makes, and how much of them is cached.
 
     python -m benchmarks.llm_windows CACHE_DIR
 
-Prints, as JSON, the share of each prompt's tokens that summarize_text found computed: of the first window after the
-start, of those after it, and of the first after the worker was killed. With a CACHE_DIR that an earlier run left, the
-first one is what a daemon finds after its restart.
+Prints, as JSON, the share of a prompt's tokens that were computed before it came, once the handler had started: of the
+first window, of those after it, and of the first after the worker was killed. With a CACHE_DIR that an earlier run
+left, the first one is what a daemon finds after its restart.
 """
 
 import json
@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from gatewayd.api import Batch, Message, Result, Window
+from gatewayd.api import TextSession, WorkerCrashed
 from gatewayd.config import schema
 from gatewayd.models.factories import factories
 from gatewayd.models.store import ModelStore
@@ -61,29 +62,25 @@ def ask_window(cache_dir: Path) -> dict[str, float]:
 def main() -> None:
     config = schema.Models(llm_draft_measure_s=0.0, worker_start_s=600.0)
     models = ModelStore(demo_models("gemma3-270m"), config, factories=factories(Path(sys.argv[1])))
-    handler = SummarizeText(msgspec.convert({"model": "gemma3-270m", "timeout_s": 600.0}, SummarizeText.Config))  # type: ignore[arg-type]
+    handler = SummarizeText(msgspec.convert({"model": "gemma3-270m"}, SummarizeText.Config))  # type: ignore[arg-type]
     try:
         handler.start(models)
-        first = _share(handler, 0)
-        warm = [_share(handler, number) for number in range(1, 5)]
-        worker = models.get("gemma3-270m").text().pid  # type: ignore[attr-defined]
-        os.kill(worker, signal.SIGKILL)
-        killed = _share(handler, 5)
+        session: Any = models.get("gemma3-270m").text()
+        shares = [_share(session, prompt) for prompt in prompts(5)]
+        os.kill(session.pid, signal.SIGKILL)
+        killed = _share(session, prompts(6)[-1])
     finally:
         models.close()
-    print(json.dumps({"first window": first, "warm windows, the least": min(warm), "first after a kill": killed}))
+    print(json.dumps({"first window": shares[0], "warm windows, the least": min(shares[1:]), "after a kill": killed}))
 
 
-def _share(handler: SummarizeText, number: int) -> float:
-    messages = [
-        Message(topic="plant/log", value=line, time=float(place), key=str(place))
-        for place, line in enumerate(lines(number))
-    ]
-    window = Window(key="", start=0.0, end=60.0)
-    (answer,) = handler.handle(Batch(route="r", messages=messages, now=60.0 * number, window=window))
-    assert isinstance(answer, Result)
-    assert answer.data["tokens_in"], answer.data["reason"]
-    return float(answer.data["tokens_cached"] / answer.data["tokens_in"])
+def _share(session: TextSession, prompt: str) -> float:
+    """Of one prompt's tokens; once more where the worker is found dead."""
+    try:
+        completion = session.complete(prompt, max_tokens=1, timeout_s=600.0)
+    except WorkerCrashed:
+        completion = session.complete(prompt, max_tokens=1, timeout_s=600.0)
+    return completion.tokens_cached / completion.tokens_in
 
 
 if __name__ == "__main__":
