@@ -145,6 +145,9 @@ _COUNTERS = (
     _counter("gatewayd.model.calls", "{call}", "Calls of a loaded model.", "model"),
     _counter("gatewayd.llm.waited", "s", "How long calls have waited for a slot of a language model.", "model"),
     _counter("gatewayd.llm.preempted", "{call}", "Calls ended midway for one of a higher priority.", "model"),
+    _counter(
+        "gatewayd.llm.prefixes", "{prompt}", "Static prompts made ready: from a file or computed.", "model", "source"
+    ),
     _counter("gatewayd.llm.refused", "{call}", "Calls that got no slot.", "model", "reason"),
     _counter(
         "gatewayd.llm.tokens", "{token}", "Tokens: type is input, cached (part of input) or output.", "model", "type"

@@ -295,6 +295,8 @@ class Telemetry:
         self.observe("gatewayd.llm.refused", lambda: _figures(stats(), tuple(refused), refused))
         kinds = {"tokens_in": "input", "tokens_cached": "cached", "tokens_out": "output"}
         self.observe("gatewayd.llm.tokens", lambda: _figures(stats(), tuple(kinds), kinds))
+        sources = {"prefixes_restored": "file", "prefixes_computed": "computed"}
+        self.observe("gatewayd.llm.prefixes", lambda: _figures(stats(), tuple(sources), sources))
 
     def observe_handlers(self, stats: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:
         """Where handlers' own figures are read: by route, then by name. Which names there are is asked now."""

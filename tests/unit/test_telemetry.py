@@ -77,6 +77,7 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.observe("gatewayd.model.unloads", lambda: {("m", "idle"): 1.0})
     telemetry.observe("gatewayd.llm.waited", lambda: {("m",): 1.0})
     telemetry.observe("gatewayd.llm.preempted", lambda: {("m",): 1.0})
+    telemetry.observe("gatewayd.llm.prefixes", lambda: {("m", "file"): 1.0})
     telemetry.observe("gatewayd.llm.refused", lambda: {("m", "deadline"): 1.0})
     telemetry.observe("gatewayd.uplink.wire", lambda: {("s",): 1.0})
     telemetry.observe("gatewayd.spool.written", lambda: 1.0)
