@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from gatewayd.errors import TransientError
+from gatewayd.errors import TransientError, WorkerCrashed
 from gatewayd.runtimes.slots import REASONS, SlotLimits, SlotQueue, Ticket
 
 log = structlog.get_logger(__name__)
@@ -48,19 +48,23 @@ class Scheduler:
             return key
 
     def remove(self, key: int) -> None:
-        """The model was closed. Its calls end by themselves; with the last of them it is forgotten."""
+        """The model was closed, for the first time or again. Its calls end by themselves; with the last it is
+        forgotten."""
         with self._changed:
-            self._closed.add(key)
-            self._forget_if_unused(key)
+            if key in self._names:
+                self._closed.add(key)
+                self._forget_if_unused(key)
 
     @contextmanager
     def slot(self, ticket: Ticket, end: Callable[[], None]) -> Iterator[None]:
         """Inside, `ticket` has a slot. `end` is called, from another thread, when it has to give way: then call
         `give_way` as soon as the work has ended, and start over.
 
-        Raises TransientError when it is refused.
+        Raises TransientError when it is refused, WorkerCrashed when its model was closed.
         """
         with self._changed:
+            if ticket.model not in self._names:
+                raise WorkerCrashed("the model is closed")
             self._ends[ticket] = end
             self._queue.enter(ticket)
         try:
