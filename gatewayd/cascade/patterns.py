@@ -61,12 +61,24 @@ def _by(pattern: re.Pattern[str], is_one: Callable[[str], bool] = bool) -> Find:
     return find
 
 
+def _where(find: Find, *, least: int, has: str = "") -> Find:
+    """Look only into texts of so many characters with one of these among them: most texts and numbers are spared."""
+
+    def found(text: str) -> Iterator[Span]:
+        if len(text) < least or (has and not any(char in text for char in has)):
+            return iter(())
+        return find(text)
+
+    return found
+
+
 def _is_ipv4(text: str) -> bool:
     return all(int(part) <= 255 for part in text.split(".")[:4])
 
 
 def _ips(text: str) -> Iterator[Span]:
-    sixes = [span for match in _IPV6.finditer(text) if (span := _ipv6_span(match)) is not None]
+    found = _IPV6.finditer(text) if ":" in text else ()
+    sixes = [span for match in found if (span := _ipv6_span(match)) is not None]
     yield from sixes
     for start, end in _by(_IPV4, _is_ipv4)(text):
         if not any(first <= start < last for first, last in sixes):  # one in the old form ends in an IPv4 address
@@ -160,12 +172,12 @@ def _iban_end(text: str, start: int, n_chars: int) -> int | None:
 
 # In the order in which they are looked for: a card's number must not be taken for a phone's.
 NAMED: Mapping[str, Find] = {
-    "email": _by(_EMAIL),
-    "uuid": _by(_UUID),
-    "iban": _ibans,
-    "card": _cards,
-    "mac": _by(_MAC),
-    "ip": _ips,
-    "phone": _by(_PHONE),
+    "email": _where(_by(_EMAIL), least=5, has="@"),
+    "uuid": _where(_by(_UUID), least=36, has="-"),
+    "iban": _where(_ibans, least=15),
+    "card": _where(_cards, least=13),
+    "mac": _where(_by(_MAC), least=12),
+    "ip": _where(_ips, least=2, has=":."),
+    "phone": _where(_by(_PHONE), least=8),
     "number": _by(_NUMBER),
 }

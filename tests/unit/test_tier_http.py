@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gatewayd.cascade.verdict import Refusal, Verdict
+from gatewayd.config.links import Tls
 from gatewayd.config.tiers import HttpTier
-from gatewayd.errors import TierMisconfigured, TierUnavailable
+from gatewayd.errors import ConfigError, TierMisconfigured, TierUnavailable
 from gatewayd.ports import TierClient
 from tests.sim.tier_servers import (
     HANG_UP,
@@ -308,3 +309,18 @@ async def test_answers_that_came_before_a_call_was_cancelled_are_not_asked_for_a
 async def test_no_questions_no_request(server: HttpTierServer, rig: TierRig) -> None:
     assert await rig.client.ask([]) == []
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (HttpTier(url="https://user:password@far.example/"), "tiers.far.url"),
+        (HttpTier(url="https://far.example/", tls=Tls(ca_file="/nowhere.pem")), "tiers.far.tls.ca_file"),
+    ],
+)
+def test_a_tier_that_cannot_be_reached_as_it_is_written_is_a_mistake_in_the_config(config: HttpTier, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TierRig(config)
+
+    assert caught.value.key == key
+    assert "password" not in str(caught.value)
