@@ -15,6 +15,7 @@ from gatewayd.cli.status import running_models
 from gatewayd.config.environment import read_environment, resolve_paths
 from gatewayd.config.load import load
 from gatewayd.errors import ModelError
+from gatewayd.models.offers import list_offers
 from gatewayd.models.store import ModelStore
 
 
@@ -48,6 +49,8 @@ def print_bundles(config: Path, *, as_json: bool) -> None:
         typer.echo("No model bundles. `gatewayd models fetch` gets ready-made ones, `gatewayd models fit` makes them.")
         return
     print_table("Model bundles", ["name", "version", "runtime", "task", "size", "state", "in memory"], rows)
+    for name in list_offers(resolve_paths(load(config), read_environment(), config).models):
+        typer.echo(f"offered: {name}; `gatewayd models adopt {name}` takes it")
 
 
 def _in_memory(running: Mapping[str, Any] | None) -> str:

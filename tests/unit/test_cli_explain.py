@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from gatewayd.cascade.budgets import Spending
 from gatewayd.cli.app import app
+from gatewayd.models.fit_series import fit_series
 from gatewayd.quota import day_of
 from tests.sim.tiers import CLOUD, OPEN, SITE_HANDLERS, STUDENT, FarTier, cascade
 
@@ -203,3 +204,28 @@ async def test_the_daemon_decides_what_is_explained(tmp_path: Path, said: list[A
 
     assert (found["answer"], found["is_provisional"]) == (result["label"], result["provisional"])
     assert found["cause"] == result.get("cause", "sure")
+
+
+def test_a_series_is_explained_by_the_last_message_of_a_recording(tmp_path: Path) -> None:
+    rows = [(1.0 + 0.01 * (n % 7) + 0.6 * (n >= 60), "worn" if n >= 60 else "ok") for n in range(120)]
+    write = ["vibration,state", *(f"{level},{state}" for level, state in rows)]
+    files = []
+    for number in range(2):
+        files.append(tmp_path / f"{number}.csv")
+        files[-1].write_text("\n".join(write))
+    fit_series(files, tmp_path / "models", name="wear", label_column="state", window=12)
+    (tmp_path / "config.toml").write_text(
+        '[tiers.student]\ntype = "handler"\nhandler = "classify_series"\noptions = { model = "wear" }\n'
+        '[routes.r]\ntopics = ["pumps/1"]\ntiers = ["student"]\n[gateway]\nstate_dir = "state"\n'
+    )
+    recording = tmp_path / "minute.ndjson"
+    lines = [json.dumps({"topic": "pumps/1", "payload": {"vibration": 1.62}, "time": float(n)}) for n in range(12)]
+
+    recording.write_text("\n".join(lines[:11]))
+    too_short = run(tmp_path, "r", "--file", str(recording))
+    recording.write_text("\n".join(lines))
+    found = json.loads(run(tmp_path, "r", "--file", str(recording), "--json").output)
+
+    assert "wants a whole window" in too_short.output
+    assert (found["answer"], verdicts(found)) == ("worn", {"student": "taken"})
+    assert found["tiers"][0]["model"] == "wear 1"

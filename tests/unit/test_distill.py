@@ -157,6 +157,13 @@ def test_what_the_present_student_was_sure_of_is_not_forgotten(distilled: tuple[
     assert report["offered"]["still_sure"] > 0.9
 
 
+def test_an_offer_is_told_beside_the_bundles_and_is_none_of_them(offering: Path) -> None:
+    told = run(offering, "ls").output
+
+    assert "offered: wear; `gatewayd models adopt wear` takes it" in told
+    assert len(json.loads(run(offering, "ls", "--json").stdout)) == 1
+
+
 def test_an_offer_is_taken_in_one_exchange(offering: Path) -> None:
     done = run(offering, "adopt", "pumps")
 
