@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 _BELOW_CRITICAL_C = 5.0
 _BAND_C = 5.0
+_MISSED = 12  # looks in a row; a sensor that is gone for longer is gone
 HOT = "hot"  # the reason that a refused call carries
 
 
@@ -44,7 +45,7 @@ class Heat:
 
     config: schema.Board
     causes: tuple[str, ...] = ()  # why it is hot now; empty: it is not
-    _hot: set[str] = field(default_factory=set)  # ids of sensors that are hot, until they are cool
+    _hot: dict[str, int] = field(default_factory=dict)  # sensors that are hot until they are cool: looks they missed
 
     @property
     def is_hot(self) -> bool:
@@ -53,14 +54,19 @@ class Heat:
     def look(self, board: Board) -> None:
         """Take one look into account."""
         causes: list[str] = []
-        hot: set[str] = set()
+        hot: dict[str, int] = {}
+        seen = {one.id for one in board.temperatures}
+        for id_, n_missed in self._hot.items():
+            if id_ not in seen and n_missed < _MISSED:  # it did not answer: not a reason to call it cool
+                hot[id_] = n_missed + 1
+                causes.append(f"{id_} was hot, and does not answer")
         for one in judged(board, self.config.zones):
             at_c = hot_at_c(one, self.config.hot_c)
             if at_c is None:
                 continue
             cool_c = at_c - _BAND_C if self.config.cool_c is None else self.config.cool_c
             if one.value_c >= at_c or (one.id in self._hot and one.value_c > cool_c):
-                hot.add(one.id)
+                hot[one.id] = 0
                 causes.append(f"{one.name} {one.value_c:.1f} C")
         self._hot = hot
         causes += sorted(board.throttled or ())

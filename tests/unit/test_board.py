@@ -137,6 +137,18 @@ def test_hot_begins_at_one_temperature_and_ends_at_a_lower_one() -> None:
     assert seen == [False, True, True, True, False, False, False, True]
 
 
+def test_a_hot_sensor_that_misses_a_look_is_still_hot_and_one_that_is_gone_is_not() -> None:
+    heat = Heat(schema.Board(hot_c=80.0))
+    heat.look(zone(85.0))
+
+    for _ in range(12):
+        heat.look(Board())
+        assert heat.is_hot
+    heat.look(Board())
+
+    assert not heat.is_hot
+
+
 def test_without_a_setting_the_zones_own_trip_points_say_what_is_hot() -> None:
     heat = Heat(schema.Board())
 
