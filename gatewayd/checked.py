@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gatewayd.cascading import build_tier_handlers
 from gatewayd.config.describe import Path as KeyPath
 from gatewayd.config.load import load
 from gatewayd.config.schema import Config
@@ -51,6 +50,8 @@ def _tier_problems(config: Config, name: str, found: Mapping[str, Found]) -> lis
     """Those of the handlers of a route's tiers, the first one found; names of tiers were checked before."""
     if any(tier not in config.tiers for tier in config.routes[name].tiers):
         return []
+    from gatewayd.cascading import build_tier_handlers  # not at the top: a config without tiers is checked quickly
+
     try:
         build_tier_handlers(config, name, found)
     except ConfigError as error:
