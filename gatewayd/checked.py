@@ -7,7 +7,7 @@ from gatewayd.config.describe import Path as KeyPath
 from gatewayd.config.load import load
 from gatewayd.config.schema import Config
 from gatewayd.errors import ConfigError
-from gatewayd.registry import Found, find_handlers, load_handler, make_handler
+from gatewayd.registry import Found, find_handlers, lanes_problem, load_handler, make_handler
 
 
 def load_checked(path: Path) -> Config:
@@ -35,6 +35,8 @@ def handler_problems(config_path: Path) -> Callable[[Config], Sequence[tuple[Key
             except ConfigError as error:
                 problems.append((_key_path(name, error.key), error.problem))
                 continue
+            if problem := lanes_problem(route, made):
+                problems.append((("routes", name, "parallel"), problem))
             if route.write == "when_offline" and route.mode == "auto" and made.journaled:
                 problem = (
                     f"the handler {route.handler} works from the journal, which puts every message on disk at once: "

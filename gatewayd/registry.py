@@ -20,10 +20,20 @@ from typing import Any
 import msgspec
 
 from gatewayd.api import API_VERSION, Handler
+from gatewayd.config.schema import Route
 from gatewayd.errors import ConfigError
 from gatewayd.option_rows import OptionRow, option_rows
 
-__all__ = ["Found", "OptionRow", "describe_handler", "find_handlers", "load_handler", "make_handler"]
+__all__ = [
+    "Found",
+    "OptionRow",
+    "describe_handler",
+    "find_handlers",
+    "is_journaled",
+    "lanes_problem",
+    "load_handler",
+    "make_handler",
+]
 
 GROUP = "gatewayd.handlers"  # entry point group
 _PATHS_KEY = "handlers.paths"
@@ -220,3 +230,17 @@ def _named(path: Path, value: ast.expr | None) -> dict[str, str]:
 
 def _has_handle(cls: ast.ClassDef) -> bool:
     return any(isinstance(part, ast.FunctionDef) and part.name == "handle" for part in cls.body)
+
+
+def is_journaled(route: Route, handler: Handler) -> bool:
+    """Whether the raw message, and not the result, is the durable point: DESIGN.md section 2."""
+    if route.mode == "auto":
+        return route.window is not None or handler.journaled
+    return route.mode == "journaled"
+
+
+def lanes_problem(route: Route, handler: Handler) -> str:
+    """What is wrong with `parallel`; "" where nothing is."""
+    if route.parallel == 1 or (is_journaled(route, handler) and not handler.inline):
+        return ""
+    return "needs a journaled route and a handler that takes its time: see `mode`"

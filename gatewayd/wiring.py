@@ -40,7 +40,7 @@ from gatewayd.mqtt.remembered import Remembered
 from gatewayd.payloads import Decoder
 from gatewayd.ports import Clock, Sink, Source, TierClient
 from gatewayd.queues import RouteQueue
-from gatewayd.registry import find_handlers, load_handler, make_handler
+from gatewayd.registry import find_handlers, is_journaled, lanes_problem, load_handler, make_handler
 from gatewayd.route import RouteContext
 from gatewayd.routing import Router, subscriptions
 from gatewayd.spool import SqliteSpool
@@ -176,8 +176,7 @@ def _instances(name: str, route: schema.Route, handler_class: type[Handler]) -> 
     made = [make_handler(handler_class, route.options, key=f"routes.{name}.options") for _ in range(route.parallel)]
     if len(made) == 1:
         return made[0]
-    if made[0].inline or not is_journaled(route, made[0]):
-        problem = "needs a journaled route and a handler that takes its time: see `mode`"
+    if problem := lanes_problem(route, made[0]):
         raise ConfigError(f"routes.{name}.parallel", problem)
     return Instances(made)  # type: ignore[return-value]  # only a runner calls them
 
@@ -313,13 +312,6 @@ def _build_route(
         wake=Wake(asyncio.Event(), asyncio.Event()),
         idle=asyncio.Event(),
     )
-
-
-def is_journaled(route: schema.Route, handler: Handler) -> bool:
-    """Whether the raw message, and not the result, is the durable point: DESIGN.md section 2."""
-    if route.mode == "auto":
-        return route.window is not None or handler.journaled
-    return route.mode == "journaled"
 
 
 def _router(routes: Mapping[str, RoutePart]) -> Router[Inlet]:

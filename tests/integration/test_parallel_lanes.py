@@ -11,7 +11,9 @@ import pytest
 
 from gatewayd.answer import HandlerRunner, Instances
 from gatewayd.api import Batch, Result
+from gatewayd.checked import load_checked
 from gatewayd.config import schema
+from gatewayd.config.load import ConfigErrors
 from gatewayd.errors import ConfigError, TransientError
 from gatewayd.lanes import Calls, Lanes
 from gatewayd.wiring import build_handlers
@@ -226,3 +228,16 @@ def test_stats_of_instances_are_added_up() -> None:
 
     assert runner.stats() == {"texts_total": 6.0}
     assert json.dumps(dict(runner.stats()))
+
+
+def test_the_check_of_a_config_names_lanes_that_cannot_be(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[routes.r]\ntopics = ["t"]\nhandler = "threshold"\nparallel = 2\n'
+        'options.rules = [{ field = "v", above = 1.0, label = "high" }]\n'
+    )
+
+    with pytest.raises(ConfigErrors) as caught:
+        load_checked(config)
+
+    assert "routes.r.parallel" in str(caught.value.problems[0])
