@@ -5,7 +5,9 @@
 Series: the demo's model (fitted here), its route with the real intake, queue, spool and live results; messages come
 from memory, and as soon as some are answered as many new ones arrive (`--waiting` in all): saturation. Time in queue
 plus call is taken for each message, from its arrival until the handler has answered it. A second pair of rows offers
-half of what the batches managed, where a batch may wait a second to fill: with the budget, and without.
+half of what the batches managed, where a batch may wait a second to fill: with the budget, and without. What batch 1
+costs through the stages is more than the model's calls: few messages share a commit. So the handler's calls alone, at
+both sizes, stand beside it.
 
 Texts: BGL_2k.log of DIR (or $GATEWAYD_DATA), by the encoder and by a bare loop over the same texts (tokenizers and
 onnxruntime, a text a call), in turn. Without the cache: the distinct texts, nothing remembered. With it: all lines, as
@@ -32,8 +34,10 @@ import structlog
 
 from benchmarks.batching_texts import encoder_rows
 from benchmarks.speed.rig import prepare_model
-from gatewayd.api import Batch, Models, Rejection, Result
+from gatewayd.api import Batch, Message, Models, Rejection, Result
 from gatewayd.clock import SystemClock
+from gatewayd.config.schema import Models as ModelsConfig
+from gatewayd.models.store import ModelStore
 from gatewayd_handlers.classify_series import ClassifySeries, Options
 from tests.sim.stages import Rig, stages
 
@@ -123,6 +127,28 @@ async def run_series(models: Path, batch: Mapping[str, float], *, seconds: float
     }
 
 
+def call_alone(models: Path, size: int, n_messages: int = 4096) -> Row:
+    """The handler in a loop: no queue, no decoding, no spool."""
+    store = ModelStore(models, ModelsConfig())
+    handler = ClassifySeries(Options(model="pumps"))
+    handler.start(store)
+    value = json.loads(_PAYLOAD)
+    messages = [Message(topic=f"t/{n % N_DEVICES}", value=value, time=float(n), key=str(n)) for n in range(n_messages)]
+    handler.handle(Batch(route="r", messages=messages[:256], now=0.0))
+    took_ms = []
+    for at in range(0, n_messages, size):
+        began = time.perf_counter()
+        handler.handle(Batch(route="r", messages=messages[at : at + size], now=0.0))
+        took_ms.append((time.perf_counter() - began) * 1e3)
+    store.close()
+    return {
+        "messages_a_second": n_messages / sum(took_ms) * 1e3,
+        "batch": size,
+        "p50_ms": float(np.percentile(took_ms, 50)),
+        "p95_ms": float(np.percentile(took_ms, 95)),
+    }
+
+
 def series_rows(runs: int, seconds: float, n_waiting: int) -> list[Row]:
     """Batch 1 and batched in turn, at saturation; then at half of what the batches managed."""
     alone = {"max_messages": 1}
@@ -140,6 +166,10 @@ def series_rows(runs: int, seconds: float, n_waiting: int) -> list[Row]:
         rows = [median("series, batch 1, saturated", [one for one, _ in pairs])]
         rows.append(median(f"series, batches within {BUDGET_MS:g} ms, saturated", [one for _, one in pairs]))
         rows[1]["ratio"] = statistics.median(b["messages_a_second"] / a["messages_a_second"] for a, b in pairs)
+        calls = [(call_alone(models, 1), call_alone(models, 256)) for _ in range(runs)]
+        rows.append(median("the handler's calls alone, batch 1", [one for one, _ in calls]))
+        rows.append(median("the handler's calls alone, batch 256", [one for _, one in calls]))
+        rows[3]["ratio"] = statistics.median(b["messages_a_second"] / a["messages_a_second"] for a, b in calls)
         half = rows[1]["messages_a_second"] / 2
         late = [once(patient, half) for _ in range(runs)]
         rows.append(median("series, half the load, may wait 1 s to fill", late))
@@ -162,8 +192,8 @@ def table(series: Sequence[Row], texts: Sequence[Row]) -> str:
     for row in series:
         ratio = f"{row['ratio']:.1f} x" if "ratio" in row else ""
         lines.append(
-            f"| {row['what']} | {row['messages_a_second']:,.0f} | {row['batch']:.1f} | {row['p50_ms']:.1f} ms "
-            f"| {row['p95_ms']:.1f} ms | {ratio} |"
+            f"| {row['what']} | {row['messages_a_second']:,.0f} | {row['batch']:.1f} | {row['p50_ms']:.2f} ms "
+            f"| {row['p95_ms']:.2f} ms | {ratio} |"
         )
     lines += [
         "",
@@ -193,8 +223,9 @@ def main() -> int:
     kept = {
         "batches at least 3 x batch 1": series[1]["ratio"] >= 3,
         "p95 within the budget": series[1]["p95_ms"] <= BUDGET_MS,
-        "texts without the cache at least 0.9 x the bare loop": all(row["ratio"] >= 0.9 for row in texts),
     }
+    if texts:
+        kept["texts without the cache at least 0.9 x the bare loop"] = all(row["ratio"] >= 0.9 for row in texts)
     print(table(series, texts))
     for promise, is_kept in kept.items():
         print(f"{'kept' if is_kept else 'NOT KEPT'}: {promise}")
