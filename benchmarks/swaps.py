@@ -1,11 +1,12 @@
 """Memory after 20 swaps of a model against memory after one. Figure 7a of the engine.
 
-    python -m benchmarks.swaps [--swaps 20] [--kinds series encoder llm bare] [--out FILE]
+    python -m benchmarks.swaps [--swaps 20] [--kinds bare still series encoder llm] [--out FILE]
 
 A real daemon on a real Mosquitto, messages flowing; a newer version of the model's bundle is put in place and SIGHUP
 sent, again and again. Memory is the PSS of the daemon and its workers (smaps_rollup), read after each swap when the old
 version is gone and `--messages` more messages were answered. `bare` is the baseline: a process that opens a new
-InferenceSession in place of the old one, with ONNX Runtime as it comes. Counted beside it: messages sent and handled,
+InferenceSession in place of the old one, with ONNX Runtime as it comes; `still` is the daemon with the series model and
+as many messages, and no swap. Counted beside it: messages sent and handled,
 and whether the books balance. Exit status 1 when the memory grew by more than a tenth, or a message is missing.
 """
 
@@ -139,8 +140,8 @@ def prepare(kind: str, models: Path) -> None:
         shutil.copytree(demo_models(name) / name, models / name)
 
 
-def run_daemon(kind: str, n_swaps: int, n_messages: int, folder: Path) -> dict[str, Any]:
-    """Swap and look."""
+def run_daemon(kind: str, n_swaps: int, n_messages: int, folder: Path, *, still: bool = False) -> dict[str, Any]:
+    """Swap and look; `still`: look as often, and swap nothing."""
     models = folder / "models"
     prepare(kind, models)
     name, route = _ROUTES[kind]
@@ -153,21 +154,22 @@ def run_daemon(kind: str, n_swaps: int, n_messages: int, folder: Path) -> dict[s
             flow.send(n_messages)
             seconds, sizes = [], [memory_mb(one)]
             for version in range(_FIRST, _FIRST + n_swaps):
-                new_version(models / name, version)
-                seconds.append(_swapped(one, name, str(version), flow))
+                if not still:
+                    new_version(models / name, version)
+                    seconds.append(_swapped(one, name, str(version), flow))
                 wait_until(lambda: len(pids(one)) == n_processes, _PATIENCE_S, one.describe)
                 flow.send(n_messages)
                 sizes.append(memory_mb(one))
-                print(f"  {kind} swap {len(seconds)}: {sizes[-1]:.1f} MB", file=sys.stderr)
+                print(f"  {kind} {version}: {sizes[-1]:.1f} MB", file=sys.stderr)
             flow.close()
             wait_until(lambda: _n_done(one) >= flow.n_sent - 3, _PATIENCE_S, one.describe)
             one.stop()
             books = one.books()
             line = books.messages["r"]
             return {
-                "subject": f"gatewayd, {kind}",
+                "subject": f"gatewayd, {kind}" + (", no swap" if still else ""),
                 "sizes_mb": [round(size, 2) for size in sizes],
-                "swap_s": round(statistics.median(seconds), 2),
+                "swap_s": 0.0 if still else round(statistics.median(seconds), 2),
                 "sent": flow.n_sent,
                 "lost": flow.n_sent - line["received"],
                 "buried": line["dead"],
@@ -262,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--messages", type=int, default=60, help="between two swaps")
-    parser.add_argument("--kinds", nargs="+", default=["bare", "series", "encoder", "llm"])
+    parser.add_argument("--kinds", nargs="+", default=["bare", "still", "series", "encoder", "llm"])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     args = parser.parse_args(arguments)
@@ -271,6 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _folder(kind) as folder:
             if kind == "bare":
                 rows += [run_bare(one, args.swaps, args.messages, folder / one) for one in ("series", "encoder")]
+            elif kind == "still":
+                rows.append(run_daemon("series", args.swaps, args.messages, folder, still=True))
             else:
                 n_messages = 8 if kind == "llm" else args.messages
                 rows.append(run_daemon(kind, args.swaps, n_messages, folder))
