@@ -1,4 +1,4 @@
-"""The age clock leaps when it becomes known for how long the gateway was off; and lives that end before their upkeep."""
+"""The age clock leaps when it is known for how long the gateway was off; and lives that end before their upkeep."""
 
 from pathlib import Path
 
