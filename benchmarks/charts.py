@@ -6,10 +6,13 @@ from html import escape
 _STYLE = """<style>
 .t{fill:#24292f}.d{fill:#57606a}.axis{stroke:#8c959f}.a{stroke:#1a7f37}.b{stroke:#cf222e}.c{stroke:#0969da}
 .d4{stroke:#8250df}.line{fill:none;stroke-width:1.6}.fa{fill:#1a7f37}.fb{fill:#cf222e}.fc{fill:#0969da}.fd4{fill:#8250df}
-@media (prefers-color-scheme:dark){.t{fill:#e6edf3}.d{fill:#9ea7b3}.axis{stroke:#6e7681}.a{stroke:#3fb950}
+.e{stroke:#bc4c00}.g{stroke:#57606a}.fe{fill:#bc4c00}.fg{fill:#57606a}
+@media (prefers-color-scheme:dark){
+.e{stroke:#f0883e}.g{stroke:#9ea7b3}.fe{fill:#f0883e}.fg{fill:#9ea7b3}
+.t{fill:#e6edf3}.d{fill:#9ea7b3}.axis{stroke:#6e7681}.a{stroke:#3fb950}
 .b{stroke:#f85149}.c{stroke:#58a6ff}.d4{stroke:#bc8cff}.fa{fill:#3fb950}.fb{fill:#f85149}.fc{fill:#58a6ff}.fd4{fill:#bc8cff}}
 </style>"""
-_COLORS = ("a", "b", "c", "d4")
+_COLORS = ("a", "b", "c", "d4", "e", "g")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _LEGEND = 880, 300, 70, 40, 20
 
 Points = Sequence[tuple[float, float]]
