@@ -28,7 +28,7 @@ from benchmarks.llm_windows import ask_window, prompts
 from gatewayd.config import schema
 from gatewayd.runtimes.drafts import Drafts, Tried
 from gatewayd.runtimes.options import TextOptions
-from gatewayd.runtimes.protocol import Load
+from gatewayd.runtimes.protocol import Load, Place
 from gatewayd.runtimes.worker import WorkerTextSession, usual_threads
 from gatewayd.runtimes.xllamacpp_runtime import draft_memory
 from tests.sim.models import demo_models
@@ -132,6 +132,7 @@ def _load(parallel: int, cache_dir: Path | None = None, measure_s: float = 0.0) 
         threads=usual_threads(schema.Models()),
         max_memory_bytes=0,
         scratch_dir="",
+        place=Place(nice=_NICE, policy="other", cpus=()),
         identity=f"benchmark {parallel}",
         cache_dir=str(cache_dir) if cache_dir else "",
         draft_measure_s=measure_s,
