@@ -96,6 +96,11 @@ class ManualClock(WallClock):
         heapq.heappush(self._sleepers, (self._time + seconds, next(self._order), event))
         await event.wait()
 
+    @property
+    def n_sleeping(self) -> int:
+        """How many wait for the time to move on."""
+        return len(self._sleepers)
+
     async def advance(self, seconds: float) -> None:
         """Move on by `seconds`; tasks run in between as they would have."""
         end = self._time + seconds

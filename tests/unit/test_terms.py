@@ -11,7 +11,7 @@ from gatewayd.errors import TransientError
 from gatewayd.models.view import RouteModels, RouteText
 from gatewayd.ports import RawMessage
 from gatewayd.terms import Arrivals, Terms
-from tests.sim.clock import BentClock, settle
+from tests.sim.clock import BentClock
 from tests.sim.handlers import Scripted, echo, summarize
 from tests.sim.stages import stages, until
 
@@ -111,9 +111,9 @@ async def test_what_waited_too_long_in_the_journal_is_buried_and_the_route_goes_
     routes = {"r": {"deadline_s": 10.0, "mode": "journaled", "batch": {"max_messages": 1}, "max_attempts": 2}}
     async with stages(tmp_path, {"r": Scripted(slow)}, routes) as rig:
         rig.part().context.draw = lambda: 0.9999
+        n_others = rig.clock.n_sleeping
         rig.send("first", "second")
-        await until(lambda: len(rig.source.acked) == 2)
-        await settle()
+        await until(lambda: len(rig.source.acked) == 2 and rig.clock.n_sleeping > n_others)
 
         await rig.clock.advance(11)  # the pause before the second attempt, and more
         rig.send("third")
