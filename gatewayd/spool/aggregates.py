@@ -218,8 +218,8 @@ def _finite(value: object) -> float | None:
 def _figures(values: Sequence[float]) -> Field:
     n = len(values)
     low, high = min(values), max(values)
-    # Divided first: the sum of very large values is no float.
-    mean = fsum(values) / n if max(-low, high) < 1e300 else fsum(value / n for value in values)
+    scale = _scale(low, high)
+    mean = fsum(value * scale for value in values) / n / scale
     return Field(count=n, min=low, max=high, mean=min(high, max(low, mean)))
 
 
@@ -230,8 +230,14 @@ def _merge_fields(fields: Sequence[Field]) -> Field:
         return Field(count=n)
     low = min(field.min for field in known if field.min is not None)
     high = max(field.max for field in known if field.max is not None)
-    mean = fsum(field.mean * (field.count / n) for field in known if field.mean is not None)
+    scale = _scale(low, high)
+    mean = fsum(field.mean * scale * (field.count / n) for field in known if field.mean is not None) / scale
     return Field(count=n, min=low, max=high, mean=min(high, max(low, mean)))
+
+
+def _scale(low: float, high: float) -> float:
+    """A power of two to sum with: the sum of very large values is no float, and fsum raises where rounding takes it."""
+    return 1.0 if max(-low, high) < 1e300 else 2.0**-64
 
 
 def _bounded_labels(labels: Mapping[str, int]) -> dict[str, int]:

@@ -147,7 +147,7 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(gatewayd: Command, good: s
     assert "WRONG broker" in answer.out
     assert "Connection refused\n      -> is Mosquitto running?" in answer.out
     assert {one["what"]: one["ok"] for one in json.loads(as_json.out)} == {
-        "config": True, "clock": True, "broker": False, "disk": True, "spool": True,
+        "config": True, "clock": True, "broker": False, "disk": True, "spool": True, "board": True,
     }  # fmt: skip
 
 

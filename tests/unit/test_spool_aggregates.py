@@ -148,6 +148,14 @@ def test_numbers_that_are_no_floats_do_not_break_it() -> None:
     assert found.fields == {"b": Field(count=2, min=1.7e308, max=1.7e308, mean=1.7e308), "other": Field(count=1)}
 
 
+def test_the_largest_floats_have_a_mean() -> None:
+    largest = 1.7976931348623157e308
+    whole = aggregate("k", [0.0] * 3, [{"x": largest}] * 3)
+
+    assert whole.fields["x"].mean == largest
+    assert merge([whole, whole, whole]).fields["x"].mean == largest
+
+
 _numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**6), 10**6)
 _contents = st.fixed_dictionaries(
     {},

@@ -54,6 +54,8 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.tier_down("t", "timeout")
     telemetry.tier_tokens("t", 10, 2)
     telemetry.tier_up("t")
+    telemetry.tier_recalled("t", 1)
+    telemetry.observe("gatewayd.tier.wire", lambda: {("t",): 1.0})
     telemetry.audit_event("written", 1)
     telemetry.audit_event("dropped", 1)
     telemetry.audit_event("torn", 1)
