@@ -124,7 +124,7 @@ def die_at(n: int) -> None:
 
     for name in ("rename", "unlink", "mkdir", "hardlink_to"):
         setattr(Path, name, step(getattr(Path, name)))
-    aside._sync = step(aside._sync)
+    aside.sync = step(aside.sync)
     from gatewayd.spool import salvage
 
     for name in ("_put_routes", "_put_counters", "_put_cursors", "_settle", "close_database"):
