@@ -58,6 +58,7 @@ def run_demo(*, seconds: float, as_json: bool, keep: Path | None, models_dir: Pa
 
 
 async def _run(folder: Path, models: DemoModels, seconds: float, console: Console) -> tuple[Scene, Books]:
+    asyncio.get_running_loop().set_exception_handler(_leave_out_lost_connections)
     ports = demo_config.Ports(*stage.free_ports(3))
     config = demo_config.write(folder, ports, models)
     console.print(f"Config {config}, log {folder / 'gatewayd.log'}, metrics http://127.0.0.1:{ports.web}/metrics")
@@ -71,6 +72,12 @@ async def _run(folder: Path, models: DemoModels, seconds: float, console: Consol
         scene.stored = cloud.unique
         await cloud.stop()
     return scene, await asyncio.to_thread(stage.read_books, folder)
+
+
+def _leave_out_lost_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A future of the MQTT client that nobody waits for any more: whoever needs the broker was told it is gone."""
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
 
 
 async def _play(
