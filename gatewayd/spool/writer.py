@@ -18,7 +18,7 @@ from gatewayd.crash import CrashPoint
 from gatewayd.errors import FatalError, GatewaydError, SpoolFull
 from gatewayd.ports import Clock
 from gatewayd.spool.ballast import Ballast
-from gatewayd.spool.chores import CHORES_EVERY_S
+from gatewayd.spool.chores import CHORES_EVERY_S, Chore
 from gatewayd.spool.daily import Daily
 from gatewayd.spool.idle import Idle
 from gatewayd.spool.store import Store
@@ -245,9 +245,16 @@ class Writer:
         self._chores_at_s = now_s + CHORES_EVERY_S
         grown: frozenset[str] = frozenset()
         for chore in self._store.chores:
-            if chore.is_due(self._clock.monotonic()):
+            if self._is_due(chore):
                 grown |= self._alone(Op(chore.run, None), self._transact_one) or frozenset()
         self._hand_back([], grown)
+
+    def _is_due(self, chore: Chore) -> bool:
+        try:
+            return chore.is_due(self._clock.monotonic())
+        except apsw.Error as error:  # a disk that cannot be read now; asked again with the next look
+            log.warning("the spool cannot be looked at, will try again", cause=str(error))
+            return False
 
     def _clear_the_way(self, n_bytes: int, route: str | None) -> None:
         cap = self._store.cap
