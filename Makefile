@@ -18,7 +18,7 @@ demo: $(VENV)/.ready-demo
 
 test: $(VENV)/.ready-dev
 	@tools/need-mosquitto
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(ARGS)
+	@tools/run-tests $(BIN)/python $(JOBS) $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -205,8 +205,11 @@ def _lower_group(niceness: int) -> None:
     itself must step back, or the worker weighs as much as all the rest of the daemon. Source: sched(7), "The autogroup
     feature"."""
     try:
-        daemons = int(Path(f"/proc/{os.getppid()}/autogroup").read_text().split()[-1])  # "/autogroup-25 nice 0"
-    except (OSError, ValueError, IndexError):
+        if not Path("/proc/self/autogroup").read_text():
+            return  # the feature is switched off
+        told = Path(f"/proc/{os.getppid()}/autogroup").read_text().split()  # "/autogroup-25 nice 0"
+        daemons = int(told[-1]) if told else 0  # nothing: a daemon in the root group, as in some containers
+    except (OSError, ValueError):
         return  # a kernel without the feature
     for _ in range(_GROUP_ATTEMPTS):
         try:

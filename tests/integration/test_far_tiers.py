@@ -86,7 +86,7 @@ async def test_status_and_metrics_show_circuit_and_budget(server: HttpTierServer
         assert 'gatewayd_tier_state{state="down",tier="far"} 1.0' in text
         assert 'gatewayd_tier_budget{kind="calls",tier="far"} 50.0' in text
         assert "gatewayd_tier_wire_bytes_total" in text
-        assert rig.telemetry.total("gatewayd.tier.outages", "far", "unavailable") == 1
+        await rig.counted("gatewayd.tier.outages", "far", "unavailable", n=1)
         await rig.clock.advance(30.0)
         await rig.settled(received=1, handled=1)
         assert post_status(post)["circuit"] == "up"

@@ -121,6 +121,11 @@ class Rig:
             assert time.monotonic() < deadline_s, f"the books say {book}"
             await asyncio.sleep(0.001)
 
+    async def counted(self, name: str, *labels: str, n: int) -> None:
+        """Wait until the counter has come to this: what is on disk is counted a moment after it can be read there."""
+        await until(lambda: self.telemetry.total(name, *labels) >= n)
+        assert self.telemetry.total(name, *labels) == n
+
     async def stored(self, route: str = "r") -> list[StoredResult]:
         """The results that wait for the sink."""
         lease = await self.parts.spool.try_lease("cloud", route, limit=10_000, max_bytes=1 << 30)

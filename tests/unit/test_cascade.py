@@ -62,7 +62,7 @@ async def test_a_better_answer_is_a_correction_linked_to_the_first(tmp_path: Pat
         assert (data["corrects"], data["changed"], data["provisional"], data["cause"]) == (key, True, False, "sure")
         assert data["asked"] == ["student", "cloud"]
         assert [properties["id"] for _, _, properties in rig.source.published] == [key, f"{key}.final"]
-        assert rig.telemetry.total("gatewayd.cascade.corrections", "r", "changed") == 1
+        await rig.counted("gatewayd.cascade.corrections", "r", "changed", n=1)
 
 
 async def test_an_answer_that_was_right_is_confirmed(tmp_path: Path) -> None:

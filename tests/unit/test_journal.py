@@ -58,7 +58,7 @@ async def test_results_come_and_their_entries_go_in_one_commit(tmp_path: Path) -
         answered = [work for work in held.works if work.done]
         assert sum(len(work.done) for work in answered) == 2
         assert all(len(work.results) == len(work.done) == work.handled for work in answered)
-        assert rig.telemetry.total("gatewayd.messages.journaled", "r") == 2
+        await rig.counted("gatewayd.messages.journaled", "r", n=2)
 
 
 async def test_what_was_journaled_before_a_crash_is_answered_after_it_under_the_same_keys(tmp_path: Path) -> None:

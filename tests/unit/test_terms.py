@@ -99,7 +99,7 @@ async def test_what_waited_too_long_in_the_queue_is_buried_and_its_neighbor_answ
 
         assert rig.dead() == [("deadline", b'"old"')]
         assert [value for batch in handler.batches for value in batch] == ["new"]
-        assert rig.telemetry.total("gatewayd.messages.buried", "r", "deadline") == 1
+        await rig.counted("gatewayd.messages.buried", "r", "deadline", n=1)
 
 
 async def test_what_waited_too_long_in_the_journal_is_buried_and_the_route_goes_on(tmp_path: Path) -> None:
