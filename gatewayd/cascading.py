@@ -4,20 +4,19 @@ Invariant: a tier outside of this box has one client and one state for all the r
 one route, for it may keep state.
 """
 
-import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from gatewayd.answer import HandlerRunner
 from gatewayd.api import Handler, Model
 from gatewayd.cascade.escalation import Escalations
 from gatewayd.cascade.handler import CascadeHandler
 from gatewayd.cascade.ladder import FarTier, Ladder, LocalTier, Tier
 from gatewayd.cascade.lessons import Lessons
 from gatewayd.cascade.local import HandlerClient
+from gatewayd.cascade.parts import CascadePart, Cascades
 from gatewayd.cascade.policy import Rules, is_within
 from gatewayd.cascade.post import Post
 from gatewayd.cascade.reading import Calibrations
@@ -33,14 +32,12 @@ from gatewayd.ports import Clock, TierClient
 from gatewayd.registry import Found, load_handler, make_handler
 from gatewayd.route import RouteContext
 from gatewayd.spool import SqliteSpool
-from gatewayd.spool.books import Books
 from gatewayd.telemetry import Telemetry
 from gatewayd.terms import Terms
 
 if TYPE_CHECKING:
     from gatewayd.wiring import Ground
 
-HANDLER_STOP_S = 2.0
 _LOCAL_BATCH = 8  # questions that a slow handler gets at once: a language model writes several answers side by side
 
 
@@ -88,21 +85,6 @@ def rules_of(route: schema.Route) -> Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class CascadePart:
-    """A route's cascade, built and not yet running."""
-
-    ladder: Ladder
-    escalations: Escalations
-    slow: Sequence[HandlerClient]  # slow handlers on this box
-
-    @property
-    def far(self) -> Sequence[str]:
-        """Names of the tiers outside of this box that escalations wait for."""
-        slow = {client.name for client in self.slow}
-        return [name for name in self.ladder.calls if name not in slow]
-
-
-@dataclass(frozen=True, slots=True)
 class _Base:
     """What every cascade is built on."""
 
@@ -114,54 +96,6 @@ class _Base:
     posts: Mapping[str, Post]  # of the tiers outside of this box
     trail: AuditTrail | None
     lessons: Lessons | None
-
-
-class Keeper(Protocol):
-    """What has a thread of its own that writes."""
-
-    def close(self) -> None:
-        """Write what waits. Blocks, for a limited time."""
-
-
-@dataclass(slots=True)
-class Cascades:
-    """The cascades of a daemon, by route, and what they share."""
-
-    parts: dict[str, CascadePart]
-    posts: Mapping[str, Post]
-    keepers: Sequence[Keeper] = ()  # audit trail and lessons
-
-    def begin(self, books: Books) -> None:
-        """What waits since an earlier run."""
-        for name, part in self.parts.items():
-            part.ladder.n_waiting = books.messages.get(name, {}).get("journaled", 0)
-
-    def bind(self, handlers: Mapping[str, Handler]) -> None:
-        """Handlers that are about to take over from those of the same routes take part in their cascades."""
-        for name, handler in handlers.items():
-            if isinstance(handler, CascadeHandler) and name in self.parts:
-                handler.bind(self.parts[name].ladder)
-
-    def slow_runners(self) -> Iterator[tuple[str, HandlerRunner]]:
-        """Slow handlers on this box, each with the name of its route."""
-        for name, part in self.parts.items():
-            for client in part.slow:
-                yield name, client.runner
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing waits for a better answer."""
-        return not any(part.ladder.n_waiting for part in self.parts.values())
-
-    async def close(self) -> None:
-        """Let go of connections, and stop the slow handlers."""
-        for post in self.posts.values():
-            await post.client.close()
-        for part in self.parts.values():
-            for client in part.slow:
-                await client.runner.stop(HANDLER_STOP_S)
-        for keeper in self.keepers:
-            await asyncio.to_thread(keeper.close)
 
 
 def build_cascades(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from gatewayd.cascade.escalation import run_cascade
 from gatewayd.errors import ConfigError, ModelError, SpoolFull
 from gatewayd.intake import run_intake
 from gatewayd.journal import run_from_journal
@@ -124,6 +123,8 @@ async def run_route(parts: Parts, part: RoutePart) -> None:
         # A direct route works here on what an earlier config or a missing model left in its journal.
         tasks.create_task(run_from_journal(context, part.queue, part.wake, part.idle), name=f"journal[{context.name}]")
         if (cascade := parts.cascades.parts.get(context.name)) is not None:
+            from gatewayd.cascade.escalation import run_cascade  # not at the top: a gateway without tiers starts faster
+
             tasks.create_task(run_cascade(cascade.escalations), name=f"cascade[{context.name}]")
         part.state = "running"
 

@@ -11,7 +11,6 @@ import structlog
 
 from gatewayd import __version__
 from gatewayd.board.observed import observe_board
-from gatewayd.cascade.shown import cascade_status, observe_clients, post_status, tier_days
 from gatewayd.errors import ConfigError
 from gatewayd.memory import resident_bytes
 from gatewayd.spool.reader import SpoolReader
@@ -82,8 +81,7 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
             }
             for name, part in parts.routes.items()
         },
-        "cascades": {name: cascade_status(part.ladder) for name, part in parts.cascades.parts.items()},
-        "tiers": {name: post_status(post) for name, post in parts.cascades.posts.items()},
+        **_cascades(parts),
         "sinks": {name: _sink(parts, name) for name in parts.sinks},
         "spool": {
             "used_bytes": parts.spool.used_bytes,
@@ -100,6 +98,17 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
             name: {"version": model.version, **parts.models.stats().get(name, {})}
             for name, model in parts.models.in_use().items()
         },
+    }
+
+
+def _cascades(parts: Parts) -> dict[str, Any]:
+    if not parts.cascades.parts:
+        return {"cascades": {}, "tiers": {}}
+    from gatewayd.cascade.shown import cascade_status, post_status  # not at the top: a gateway without tiers is lighter
+
+    return {
+        "cascades": {name: cascade_status(part.ladder) for name, part in parts.cascades.parts.items()},
+        "tiers": {name: post_status(post) for name, post in parts.cascades.posts.items()},
     }
 
 
@@ -165,6 +174,10 @@ def _observe_sinks(parts: Parts) -> None:
 
 
 def _observe_cascades(parts: Parts) -> None:
+    if not parts.cascades.parts:
+        return
+    from gatewayd.cascade.shown import observe_clients, tier_days  # as above
+
     telemetry, cascades, posts = parts.ground.telemetry, parts.cascades.parts, parts.cascades.posts
     telemetry.observe(
         "gatewayd.cascade.waiting", lambda: {(name,): float(part.ladder.n_waiting) for name, part in cascades.items()}

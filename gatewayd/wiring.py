@@ -20,7 +20,7 @@ from gatewayd import __version__
 from gatewayd.answer import HandlerRunner, Instances
 from gatewayd.api import Handler, Models
 from gatewayd.board.watch import BoardWatch
-from gatewayd.cascading import Cascades, build_cascades, build_tier_handlers
+from gatewayd.cascade.parts import Cascades
 from gatewayd.clock import SystemClock
 from gatewayd.config import schema
 from gatewayd.config.environment import Environment, Paths, gateway_id
@@ -164,6 +164,8 @@ def build_handlers(config: schema.Config, config_dir: Path) -> dict[str, Handler
     handlers: dict[str, Handler] = {}
     for name, route in enabled_routes(config).items():
         if route.tiers:
+            from gatewayd.cascading import build_tier_handlers  # not at the top: a gateway without tiers starts faster
+
             handlers[name] = build_tier_handlers(config, name, found)  # type: ignore[assignment]  # inline as they are
             continue
         handler_class = load_handler(route.handler, found, key=f"routes.{name}.handler")
@@ -213,8 +215,11 @@ async def build(
         routes[name] = _build_route(ground, name, route, handlers[name], spool, built_source, live)
     contexts = {name: part.context for name, part in routes.items()}
     board = BoardWatch.of(config.board)
-    cascades = build_cascades(ground, spool, models, contexts, clients, board.shedding.check)
-    if cascades.parts:
+    cascades = Cascades({}, {})
+    if any(context.config.tiers for context in contexts.values()):
+        from gatewayd.cascading import build_cascades  # as above
+
+        cascades = build_cascades(ground, spool, models, contexts, clients, board.shedding.check)
         cascades.begin(await spool.books())
     return Parts(
         ground=ground,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from gatewayd.cascade.redact import is_explosive, problem_of
 from gatewayd.config.describe import Path
 from gatewayd.config.tiers import Escalation, HandlerTier, KServeTier, OpenAITier, RemoteTier, Tier
 from gatewayd.config.walk import Finding
@@ -12,6 +11,8 @@ from gatewayd.payloads.paths import compile_path
 def check_redaction(path: Path, escalation: Escalation) -> Iterator[Finding]:
     """Of `[routes.<name>.escalation]`, which is at `path`."""
     for index, pattern in enumerate(escalation.redact):
+        from gatewayd.cascade.redact import is_explosive, problem_of  # not at the top: most configs black out nothing
+
         place = (*path, "redact", index)
         if problem := problem_of(pattern):
             yield Finding(path=place, problem=problem)
