@@ -34,7 +34,7 @@ def test_the_first_handler_passes_its_own_tests(folder: Path) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
     )
 
     assert (run.returncode, "2 passed" in run.stdout) == (0, True), run.stdout + run.stderr

@@ -86,7 +86,7 @@ def publish(broker: Mosquitto, topic: str, *values: object) -> None:
     assert binary is not None
     lines = "".join(json.dumps(value) + "\n" for value in values)
     command = [binary, "-p", str(broker.port), "-t", topic, "-q", "1", "-l"]
-    subprocess.run(command, input=lines.encode(), check=True, timeout=30)
+    subprocess.run(command, input=lines.encode(), check=True, timeout=120)
 
 
 def stuck(gateway: Gateway) -> str:
@@ -109,7 +109,7 @@ def keep_running(gateway: Gateway, condition: Callable[[], bool], seconds: float
         assert gateway.process is not None
         if stuck(gateway):
             gateway.process.send_signal(signal.SIGABRT)
-            gateway.process.wait(timeout=10)
+            gateway.process.wait(timeout=120)
         if gateway.process.poll() is not None:
             n_starts += 1
             gateway.start(ready=False)

@@ -84,7 +84,7 @@ def publish(broker: Mosquitto, gateway: Gateway) -> None:
     assert binary is not None
     topic = gateway.get("/status")["gateway"] + "/log"
     command = [binary, "-p", str(broker.port), "-t", topic, "-q", "1", "-l"]
-    subprocess.run(command, input="\n".join(LINES).encode() + b"\n", check=True, timeout=20)
+    subprocess.run(command, input="\n".join(LINES).encode() + b"\n", check=True, timeout=120)
 
 
 def worker_pids(gateway: Gateway) -> list[int]:
@@ -101,7 +101,7 @@ def ticks(pid: int) -> int:
 
 def completions(gateway: Gateway) -> float:
     """How many completions the histogram of the GenAI conventions has counted."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.web_port}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.web_port}/metrics", timeout=20) as response:
         found = re.search(r"^gen_ai_server_request_duration_seconds_count\{.*\} (\S+)$", response.read().decode(), re.M)
     return float(found.group(1)) if found else 0.0
 

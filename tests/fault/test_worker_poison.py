@@ -91,7 +91,7 @@ def gateway(tmp_path: Path, mosquitto: Mosquitto) -> Iterator[Gateway]:
 def publish(broker: Mosquitto, topic: str, lines: bytes) -> None:
     binary = shutil.which("mosquitto_pub")
     assert binary is not None
-    subprocess.run([binary, "-p", str(broker.port), "-t", topic, "-q", "1", "-l"], input=lines, check=True, timeout=20)
+    subprocess.run([binary, "-p", str(broker.port), "-t", topic, "-q", "1", "-l"], input=lines, check=True, timeout=120)
 
 
 def test_a_message_that_kills_the_worker_each_time_is_buried_and_the_next_ones_are_answered(

@@ -67,7 +67,7 @@ def command(gateway: Gateway, *words: str) -> tuple[int, str]:
         [sys.executable, "-m", "gatewayd", *words, "--config", str(gateway.config)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr

@@ -69,7 +69,7 @@ def is_hot(gateway: Gateway) -> bool:
 
 
 def metric(gateway: Gateway, name: str) -> str | None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.web_port}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.web_port}/metrics", timeout=20) as response:
         found = re.search(rf"^{re.escape(name)} (\S+)$", response.read().decode(), re.MULTILINE)
     return found.group(1) if found else None
 

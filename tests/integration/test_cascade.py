@@ -115,7 +115,7 @@ def test_every_provisional_answer_is_corrected_once_over_outage_and_power_cuts(s
         [sys.executable, "-m", "gatewayd", "spool", "audit", "--config", str(gateway.config)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
     assert audited.returncode == 0, audited.stdout + audited.stderr

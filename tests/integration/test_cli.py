@@ -37,7 +37,7 @@ def command(gateway: Gateway, *arguments: str) -> tuple[int, str, str]:
     """Exit status, standard output, standard error of a command about this gateway."""
     done = subprocess.run(
         [sys.executable, "-m", "gatewayd", *arguments, "--config", str(gateway.config)],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -51,7 +51,7 @@ def publish(broker: Mosquitto, *payloads: str) -> None:
         subprocess.run(
             ["mosquitto_pub", "-p", str(broker.port), "-q", "1", "-t", "cli/ovens/1", "-m", payload],
             check=True,
-            timeout=10,
+            timeout=120,
         )
 
 
@@ -137,7 +137,7 @@ def test_a_head_is_fitted_on_labeled_texts(tmp_path: Path) -> None:
     fit = ["models", "fit", "texts.csv", "--text", "--name", "head", "--json"]
 
     done = subprocess.run(
-        [sys.executable, "-m", "gatewayd", *fit], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, "-m", "gatewayd", *fit], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
     )
 
     assert done.returncode == 0, done.stderr

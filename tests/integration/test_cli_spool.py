@@ -148,7 +148,7 @@ def test_a_spool_in_use_is_examined(running: Gateway, broker: Mosquitto) -> None
 
         assert (status, words.splitlines()[-1]) == (0, "Clean."), words + error
     load.stdin.close()
-    assert load.wait(timeout=20) == 0
+    assert load.wait(timeout=120) == 0
 
 
 def test_an_order_outlives_the_daemon_that_did_not_see_it(running: Gateway) -> None:
@@ -169,6 +169,6 @@ def test_an_order_outlives_the_daemon_that_did_not_see_it(running: Gateway) -> N
 def test_a_reader_that_stops_reading_is_no_error(running: Gateway) -> None:
     pipe = f"{sys.executable} -m gatewayd spool export --results -c {running.config} | head -c 1"
 
-    done = subprocess.run(["bash", "-c", pipe], capture_output=True, check=False, timeout=30)
+    done = subprocess.run(["bash", "-c", pipe], capture_output=True, check=False, timeout=120)
 
     assert b"Traceback" not in done.stderr

@@ -67,7 +67,7 @@ def test_an_interrupted_demo_opens_its_books(models: Path, tmp_path: Path) -> No
     time.sleep(2)  # some messages, so that there is something in the books
 
     demo.send_signal(signal.SIGINT)
-    out, err = demo.communicate(timeout=60)
+    out, err = demo.communicate(timeout=120)
 
     assert demo.returncode == 0, err
     assert "Both books balance." in out
@@ -87,7 +87,7 @@ def test_a_child_that_dies_is_named_with_the_end_of_its_log(models: Path, tmp_pa
     child = next(one for one in children_of(demo, tmp_path) if f"demo.{which}" in " ".join(one.cmdline()))
 
     child.kill()
-    out, err = demo.communicate(timeout=60)
+    out, err = demo.communicate(timeout=120)
 
     assert demo.returncode == 1
     assert f"gatewayd: the {which} ended with status -9" in err
@@ -103,7 +103,7 @@ def test_a_demo_that_is_killed_leaves_no_process_behind(models: Path, tmp_path: 
     children = children_of(demo, tmp_path)
 
     os.kill(demo.pid, signal.SIGKILL)
-    demo.communicate(timeout=60)
+    demo.communicate(timeout=120)
 
-    _, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert alive == []

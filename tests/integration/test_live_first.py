@@ -88,7 +88,7 @@ def gateway(tmp_path: Path, root: str) -> Iterator[Gateway]:
 def publish(broker: Mosquitto, root: str, first: int, n: int) -> None:
     lines = "".join(f'{{"value": {number}}}\n' for number in range(first, first + n))
     command = ["mosquitto_pub", "-p", str(broker.port), "-t", f"{root}/x", "-q", "1", "-l"]
-    subprocess.run(command, input=lines.encode(), check=True, timeout=30)
+    subprocess.run(command, input=lines.encode(), check=True, timeout=120)
 
 
 async def until(condition: Callable[[], bool], gateway: Gateway) -> None:
@@ -97,7 +97,7 @@ async def until(condition: Callable[[], bool], gateway: Gateway) -> None:
 
 def n_failed(gateway: Gateway) -> int:
     """Requests that the gateway knows to have failed."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.web_port}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.web_port}/metrics", timeout=20) as response:
         lines = response.read().decode().splitlines()
     return sum(int(float(line.split()[-1])) for line in lines if line.startswith("gatewayd_uplink_retries_total{"))
 

@@ -95,7 +95,7 @@ def handled(gateway: Gateway, route: str) -> int:
 def publish(broker: Mosquitto, topic: str) -> None:
     binary = shutil.which("mosquitto_pub")
     assert binary is not None
-    subprocess.run([binary, "-p", str(broker.port), "-t", topic, "-q", "1", "-m", '"go"'], check=True, timeout=20)
+    subprocess.run([binary, "-p", str(broker.port), "-t", topic, "-q", "1", "-m", '"go"'], check=True, timeout=120)
 
 
 def test_an_alarm_overtakes_the_nightly_report_in_the_middle_of_it_and_both_are_answered(

@@ -72,7 +72,7 @@ def publish(broker: Mosquitto, n: int) -> None:
     assert binary is not None
     payloads = "".join(json.dumps({"temperature": number}) + "\n" for number in range(n))
     command = [binary, "-p", str(broker.port), "-t", "plant/a/temperature", "-q", "1", "-l"]
-    subprocess.run(command, input=payloads.encode(), check=True, timeout=30)
+    subprocess.run(command, input=payloads.encode(), check=True, timeout=120)
 
 
 def expired(gateway: Gateway) -> int:

@@ -57,7 +57,7 @@ def publish(broker: Mosquitto, topic: str, *payloads: str) -> None:
     binary = shutil.which("mosquitto_pub")
     assert binary is not None
     command = [binary, "-p", str(broker.port), "-t", topic, "-q", "1", "-l"]
-    subprocess.run(command, input="\n".join(payloads).encode() + b"\n", check=True, timeout=30)
+    subprocess.run(command, input="\n".join(payloads).encode() + b"\n", check=True, timeout=120)
 
 
 def readings(n: int) -> list[str]:
@@ -163,7 +163,7 @@ def test_a_bad_config_ends_with_status_78_and_names_every_mistake(tmp_path: Path
         [sys.executable, "-m", "gatewayd", "run", "--config", str(config)],
         capture_output=True,
         check=False,
-        timeout=30,
+        timeout=120,
         env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
     )
 

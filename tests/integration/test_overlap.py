@@ -60,7 +60,7 @@ def publish(broker: Mosquitto, topic: str, first: int = 0, n: int = N) -> None:
     """Publish `n` readings at QoS 1; returns when the broker has acknowledged all."""
     lines = "".join(f'{{"value": {index}}}\n' for index in range(first, first + n))
     command = ["mosquitto_pub", "-p", str(broker.port), "-t", topic, "-q", "1", "-l"]
-    subprocess.run(command, input=lines.encode(), check=True, timeout=30)
+    subprocess.run(command, input=lines.encode(), check=True, timeout=120)
 
 
 def received(gateway: Gateway) -> dict[str, int]:

@@ -89,7 +89,7 @@ def test_a_call_that_a_stop_meets_is_finished_and_no_other_is_begun(
     assert binary is not None
     for _ in range(4):
         subprocess.run(
-            [binary, "-p", str(mosquitto.port), "-t", "slow/a", "-q", "1", "-m", "1"], check=True, timeout=30
+            [binary, "-p", str(mosquitto.port), "-t", "slow/a", "-q", "1", "-m", "1"], check=True, timeout=120
         )
     wait_until(calls.exists, 20, gateway.describe)
     wait_until(lambda: gateway.books().messages["slow"]["received"] == 4, 20, gateway.describe)

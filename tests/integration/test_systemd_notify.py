@@ -106,7 +106,7 @@ def test_an_event_loop_that_is_blocked_is_not_alive(gateway: Gateway, manager: S
     topic = gateway.get("/status")["gateway"]
 
     subprocess.run(
-        ["mosquitto_pub", "-p", _port(gateway), "-t", f"{topic}/x", "-q", "1", "-m", '"hang"'], check=True, timeout=10
+        ["mosquitto_pub", "-p", _port(gateway), "-t", f"{topic}/x", "-q", "1", "-m", '"hang"'], check=True, timeout=120
     )
     wait_until(lambda: _longest_gap(manager) > 4.0, 20, gateway.describe)
 

@@ -127,7 +127,7 @@ def publish(broker: Mosquitto, gateway: Gateway, *, traceparent: str = f"00-{TRA
     assert binary is not None
     topic = gateway.get("/status")["gateway"] + "/oven"
     command = [binary, "-p", str(broker.port), "-V", "5", "-q", "1", "-t", topic, "-m", '{"temperature": 20.5}']
-    subprocess.run([*command, "-D", "publish", "user-property", "traceparent", traceparent], check=True, timeout=20)
+    subprocess.run([*command, "-D", "publish", "user-property", "traceparent", traceparent], check=True, timeout=120)
 
 
 def stored_traceparents(gateway: Gateway) -> list[str]:
@@ -239,7 +239,7 @@ def test_metrics_come_over_otlp_and_on_a_page_that_a_prometheus_can_read(
     publish(mosquitto, gateway)
     wait_until(lambda: cloud.stored and "gatewayd.results.delivered" in receiver.metric_names(), 30, gateway.describe)
 
-    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.web_port}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.web_port}/metrics", timeout=20) as response:
         families = list(text_string_to_metric_families(response.read().decode()))
     documented = set(re.findall(r'<a id="([a-z0-9_]+)"></a>', DOCS.read_text()))
 

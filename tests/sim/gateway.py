@@ -60,7 +60,7 @@ class Gateway:
     def get(self, path: str) -> Any:
         """The JSON of an endpoint; None while nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}{path}", timeout=5) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}{path}", timeout=20) as response:
                 return json.load(response)
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None

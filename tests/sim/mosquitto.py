@@ -111,7 +111,7 @@ class Mosquitto:
             return
         process.send_signal(signal.SIGCONT)
         process.send_signal(number)
-        process.wait(timeout=20)
+        process.wait(timeout=120)
 
     def _answers(self) -> bool:
         family = socket.AF_UNIX if self.unix_socket else socket.AF_INET

@@ -269,13 +269,13 @@ class ScriptSubject:
         """As a power cut does to a process."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
 
     def stop(self) -> int:
         """They know no clean stop either."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
     def end(self) -> None:
         """It is gone after this."""

@@ -24,7 +24,7 @@ def test_the_import_contracts_are_kept() -> None:
     command = shutil.which("lint-imports", path=Path(sys.executable).parent)
     assert command is not None, "lint-imports is part of the dev extra"
 
-    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
+    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -35,7 +35,7 @@ def test_the_daemon_starts_without_the_heavy_libraries() -> None:
         f"print(sorted(set({HEAVY}) & set(sys.modules)))"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=55, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
 
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -47,6 +47,6 @@ def test_an_otlp_exporter_is_not_loaded_until_somebody_wants_one() -> None:
         "print([name for name in sys.modules if 'otlp' in name or name == 'requests'])"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=55, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
 
     assert done.stdout.strip() == "[]"

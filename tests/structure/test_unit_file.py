@@ -33,7 +33,7 @@ def settings() -> dict[str, list[str]]:
 
 def exposure_of(folder: Path) -> float:
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(folder / UNIT.name)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
     found = re.search(r"exposure level for gatewayd\.service: ([0-9.]+)", said)
     assert found is not None, said
     return float(found.group(1))
@@ -63,7 +63,7 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
     (tmp_path / UNIT.name).write_text(text)
 
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(tmp_path / UNIT.name)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     assert [line for line in done.stderr.splitlines() if UNIT.name in line] == []
 

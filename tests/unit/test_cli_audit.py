@@ -51,7 +51,7 @@ def the_script() -> str:
 
 def third_party(export: bytes) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-I", "-c", the_script()]
-    return subprocess.run(command, input=export, capture_output=True, timeout=30, check=False)
+    return subprocess.run(command, input=export, capture_output=True, timeout=120, check=False)
 
 
 def lines_of(state: Path) -> bytes:

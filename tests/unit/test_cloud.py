@@ -96,7 +96,7 @@ async def test_as_a_process_it_appends_all_it_receives_to_a_file(tmp_path: Path)
         for _ in range(2):
             assert await post(url, batch_json(results("pumps", 2), "gw")) == 200
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=120) == 0
 
     received = [json.loads(line) for line in file.read_bytes().splitlines()]
     assert [event["id"] for event in received] == ["pumps-0", "pumps-1"] * 2

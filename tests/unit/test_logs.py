@@ -174,7 +174,7 @@ def test_standard_error_is_where_logs_go_and_standard_output_stays_clean() -> No
         "from gatewayd.config.schema import Log; set_up(Log(), read_environment()); structlog.get_logger().info('x')"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
 
     assert done.stdout == ""
     assert json.loads(done.stderr)["event"] == "x"

@@ -29,7 +29,7 @@ libc.fflush(out)
 
 def n_arenas(how: str) -> int:
     command = [sys.executable, "-c", _SCRIPT, how]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
     return done.stdout.count(b"<heap nr=")
 
 

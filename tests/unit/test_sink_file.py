@@ -162,7 +162,7 @@ def test_a_write_that_stops_half_way_leaves_no_part_of_a_batch(tmp_path: Path) -
     file = tmp_path / "results.ndjson"
 
     done = subprocess.run(
-        [sys.executable, "-c", SHORT_DISK, str(file)], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", SHORT_DISK, str(file)], capture_output=True, text=True, timeout=120, check=True
     )
 
     assert "unavailable" in done.stdout

@@ -249,7 +249,7 @@ def test_an_encrypted_key_is_a_config_error_and_no_question(tmp_path: Path) -> N
     own = tmp_path / "own.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=gw"]
     made = [*command, "-passout", "pass:s3cret", "-keyout", str(tmp_path / "key.pem"), "-out", str(own)]
-    subprocess.run(made, check=True, capture_output=True, timeout=30)
+    subprocess.run(made, check=True, capture_output=True, timeout=120)
     tls = schema.Tls(cert_file=str(own), key_file=str(tmp_path / "key.pem"))
 
     with pytest.raises(ConfigError, match="cert_file"):
