@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gatewayd.api import Batch, Handler, Message, Model, Models, Rejection, Result, TellsStats
+from gatewayd.api import Batch, Handler, Message, Model, Models, Rejection, Result, TakesOver, TellsStats
 from gatewayd.errors import ConfigError, ModelError, RejectedError, TransientError
 from gatewayd.handler_thread import HandlerThread
 
@@ -72,6 +72,7 @@ class HandlerRunner:
         self._busy_since_s: float | None = None  # written where the handler runs
         self._thread: HandlerThread | None = None
         self._is_started = False
+        self._taking_over: asyncio.Future[None] | None = None
 
     @property
     def busy_since_s(self) -> float | None:
@@ -112,10 +113,22 @@ class HandlerRunner:
             self.close()
         self._is_started = True
 
+    def take_over(self, before: "HandlerRunner") -> None:
+        """Answer from now on in place of `before`, which is about to be stopped: the first call waits for its last one,
+        so that the handler can go on where that one stood."""
+        if not isinstance(self.handler, TakesOver) or type(self.handler) is not type(before.handler):
+            return
+        if before.handler.inline:
+            take_over(self.route, self.handler, before.handler)
+        else:
+            self._taking_over = before._submit(take_over, self.route, self.handler, before.handler)
+
     async def answer(self, batch: Batch, lane: int = 0) -> Answer:
         """The handler's answer. Raises TransientError when it asks to be called again later."""
         if not batch.messages:
             return Answer()
+        if self._taking_over is not None:
+            await asyncio.shield(self._taking_over)  # whoever waits may be cancelled; the others wait on
         # After a reload there may be fewer instances than lanes: two lanes then share one, and take turns.
         if index := lane % (len(self._others) + 1):
             return await self._others[index - 1].answer(batch)
@@ -172,11 +185,22 @@ class HandlerRunner:
             self._busy_since_s = None
 
     async def _on_thread(self, function: Any, *arguments: Any) -> Any:
+        return await self._submit(function, *arguments)
+
+    def _submit(self, function: Any, *arguments: Any) -> asyncio.Future[Any]:
         if self._thread is None:
             self._thread = HandlerThread(f"handler[{self.route}]")
         # In the context of who asks: what it knows of the batch at hand (gatewayd.terms) the call knows, too.
         call = contextvars.copy_context().run
-        return await asyncio.wrap_future(self._thread.submit(call, function, *arguments))
+        return asyncio.wrap_future(self._thread.submit(call, function, *arguments))
+
+
+def take_over(route: str, handler: TakesOver, before: object) -> None:
+    """See gatewayd.api.TakesOver; whatever goes wrong there, the handler then begins anew."""
+    try:
+        handler.take_over(before)
+    except Exception as error:  # a bug of the handler
+        log.warning("handler begins anew", route=route, cause=repr(error))
 
 
 class _Noted:

@@ -28,6 +28,7 @@ __all__ = [
     "RejectedError",
     "Rejection",
     "Result",
+    "TakesOver",
     "TellsStats",
     "TensorSession",
     "TextSession",
@@ -222,6 +223,18 @@ class GivesEvidence(Protocol):
         """What a tier above should judge instead of the payload, encodable as JSON; None: the payload will do.
 
         Called after `handle`, on its thread, for messages of that batch.
+        """
+
+
+@runtime_checkable
+class TakesOver(Protocol):
+    """What a handler may have besides, to go on where the one before it stood: a model was swapped, or it reloaded."""
+
+    def take_over(self, before: Any) -> None:
+        """Remember what `before` remembers, as far as that is of use here: a started handler of the same class.
+
+        Called once, after `start`, before the first `handle`, after the last `handle` of `before`, on the thread of
+        `before`. It changes nothing of `before`; whatever it raises is logged, and this handler begins anew.
         """
 
 

@@ -151,6 +151,7 @@ def _build(parts: Parts) -> Mapping[str, Handler]:
 
 def _take_over(part: RoutePart, runner: HandlerRunner) -> HandlerRunner:
     before, part.context.runner = part.context.runner, runner
+    runner.take_over(before)
     return before
 
 

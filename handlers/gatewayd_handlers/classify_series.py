@@ -95,6 +95,7 @@ class ClassifySeries:
         expects = _expected(model)
         window, fields, self._kind = expects.window, expects.fields, expects.kind
         self._fields = _own_fields(self._config, fields)
+        self.samples_of = self._fields, expects.interval_s
         self._session: TensorSession = model.tensors()
         self._input, self._output = self._session.inputs[0], self._session.outputs[0]
         self._labels = tuple(model.labels)
@@ -108,6 +109,11 @@ class ClassifySeries:
         self.rings = Rings(window, len(fields), max_devices=self._config.max_devices, max_gap_s=max_gap_s)
         # The first call allocates: let it be this one, and let a model that cannot be run show now.
         self._scores(np.zeros((1, window, len(fields)), np.float32))
+
+    def take_over(self, before: "ClassifySeries") -> None:
+        """The windows of the handler before this one, where samples mean the same here: devices go on as they were."""
+        if (before.samples_of, before._config.device) == (self.samples_of, self._config.device):
+            self.rings.take_over(before.rings)
 
     def stop(self) -> None:
         """Forget all devices."""

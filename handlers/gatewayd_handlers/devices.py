@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from gatewayd.api import Message
@@ -78,6 +78,10 @@ class Recent(Generic[State]):
                 self._evicted(old)
         state = self._states[device] = self._new()
         return state
+
+    def items(self) -> Iterator[tuple[str, State]]:
+        """Each device with its state, the one seen last at the end."""
+        yield from self._states.items()
 
     def clear(self) -> None:
         """Forget all devices."""

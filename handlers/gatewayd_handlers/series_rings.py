@@ -52,6 +52,15 @@ class Rings:
         self._offsets = np.arange(n)
         self.devices: Recent[Ring] = Recent(max_devices, lambda: Ring(n, n_fields))
 
+    def take_over(self, before: "Rings") -> None:
+        """What `before` remembers of its devices, as many samples as fit here."""
+        for device, ring in before.devices.items():
+            mine = self.devices.get(device)
+            mine.count = min(ring.count, self.n)
+            if mine.count:
+                mine.samples[-mine.count :] = ring.samples[-mine.count :]
+            mine.time, mine.label = ring.time, ring.label
+
     def prepare(self, devices: Sequence[str], times: Sequence[float], rows: Array) -> Pending:
         """Lay the new samples behind what each ring holds, and cut the windows that are full.
 

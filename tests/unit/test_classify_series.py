@@ -11,6 +11,7 @@ import pytest
 from gatewayd.api import Batch, ConfigError, Message, ModelError, Rejection, TransientError
 from gatewayd.models.fit_graph import FEATURES, Dense, Head, run_model, series_model
 from gatewayd_handlers.classify_series import ClassifySeries
+from gatewayd_handlers.series_rings import Rings
 
 N = 4
 
@@ -233,3 +234,56 @@ def test_evidence_is_that_of_the_last_batch_alone() -> None:
     handler.handle(batch(5.0, time=10.0))
 
     assert handler.evidence(first.messages[3]) is None
+
+
+def test_the_handler_after_a_swap_goes_on_with_the_windows_of_the_one_before() -> None:
+    before, after = make(Bundle(), emit="changes"), make(Bundle(), emit="changes")
+    before.handle(batch(2.0, 2.0, 2.0, 2.0, topic="x"))
+    before.handle(batch(-2.0, -2.0, topic="y"))
+
+    after.take_over(before)
+    before.stop()
+
+    assert after.handle(batch(6.0, time=4, topic="x")) == []  # "high", as its last one was
+    assert logits(after.handle(batch(-2.0, -6.0, time=2, topic="y"))) == [-3.0]
+    assert logits(after.handle(batch(-14.0, time=5, topic="x"))) == [-1.0]
+
+
+def test_what_the_handler_before_goes_on_to_do_does_not_change_what_was_taken_over() -> None:
+    before, after = make(Bundle()), make(Bundle())
+    before.handle(batch(1.0, 1.0, 1.0))
+
+    after.take_over(before)
+    before.handle(batch(100.0, time=3))
+
+    assert logits(after.handle(batch(1.0, time=3))) == [1.0]
+
+
+def test_a_longer_window_fills_up_and_fewer_devices_are_those_seen_last() -> None:
+    before, after = Rings(2, 1, max_devices=9, max_gap_s=0), Rings(3, 1, max_devices=2, max_gap_s=0)
+    rows = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]], np.float32)
+    before.commit(before.prepare(["a", "b", "b", "b", "c"], [0.0] * 5, rows))
+
+    after.take_over(before)
+
+    pending = after.prepare(["b", "c"], [1.0, 1.0], np.array([[9.0], [9.0]], np.float32))
+    assert pending.windows[:, :, 0].tolist() == [[3.0, 4.0, 9.0]]
+    assert (pending.ready, len(after.devices), after.devices.n_evicted) == ([0], 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "options"),
+    [
+        (Bundle(("b",)), {}),
+        (Bundle(interval_s=60.0), {}),
+        (Bundle(), {"fields": ["other"]}),
+        (Bundle(), {"device": "id"}),
+    ],
+)
+def test_samples_that_mean_something_else_are_not_taken_over(bundle: Bundle, options: dict[str, Any]) -> None:
+    before, after = make(Bundle()), make(bundle, **options)
+    before.handle(batch(1.0, 1.0, 1.0, 1.0))
+
+    after.take_over(before)
+
+    assert len(after.rings.devices) == 0
