@@ -29,7 +29,7 @@ class MemorySource:
 
     def offer(self, topic: str, payload: bytes, **fields: Any) -> RawMessage:
         """Deliver a QoS 1 message (unless `qos` says otherwise). `fields` are those of RawMessage."""
-        self._mid += 1
+        self._mid = self._mid % 65_535 + 1  # packet identifiers, as a broker gives them
         qos = fields.pop("qos", 1)
         key = fields.pop("key", "") or self._keys.next()
         message = RawMessage(
