@@ -1,19 +1,21 @@
 """What becomes of a gateway whose language model dies under load. Figure 6 of the engine.
 
-    python -m benchmarks.worker_faults [--seconds 8] [--case killed ...] [--out FILE]
+    python -m benchmarks.worker_faults [--seconds 8] [--repeats 3] [--case killed ...] [--out FILE]
 
 One gateway on a real Mosquitto: `logs` summarizes windows of log lines with Gemma 3 270M in its worker, always with
 work waiting; `probe` classifies a series at 100 messages a second (QoS 1). In each case the worker is taken away while
 it writes:
 
 - killed: SIGKILL.
-- memory: its address space is capped at what it has (setrlimit(2), as models.worker_memory_bytes does): it cannot grow.
+- memory: its address space is capped at what it has (setrlimit(2), as models.worker_memory_bytes does), and a window of
+  very long lines comes, for which it would have to grow.
 - damaged: the model's file is replaced by 37 bytes and the worker killed; the digest is wrong, no parser sees it.
 - corrupt: the same as a new version, whose manifest says these 37 bytes are right: the parser gets them, in a worker.
 
 The file is put back after the fast route was measured. A line says how long until a summary was written by the model
 again, what the windows meanwhile got, the fast route's 99th percentile before and during, and whether the books balance
-with nothing lost: every window has its one summary, every sample its result.
+with nothing lost: every window has its one summary, every sample its result. Percentiles and recovery are medians over
+the repeats, one after the other on one gateway (`damaged` and `corrupt` once: their file is put back by hand).
 """
 
 import argparse
@@ -23,6 +25,7 @@ import re
 import resource
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import threading
@@ -43,7 +46,9 @@ from tests.sim.mosquitto import Mosquitto
 RESULTS = Path(__file__).parent / "results" / "worker_faults.json"
 _WINDOW = 6
 _PATIENCE_S = 900.0
+_CRASH_S = 120.0
 _WARM = 20
+_LONG_LINE = b"x1 " * 40_000  # 120 kB
 _CORRUPT = b"GGUF\x03\x00\x00\x00" + bytes(29)  # 37 bytes that begin as a model does
 
 _CONFIG = """
@@ -106,6 +111,7 @@ class Rig:
         self.broker = one
         self.gateway = gateway
         self.bundle = models / LLM
+        self.n_long_windows = 0
         self._whole = models.parent / "whole"
         shutil.copytree(self.bundle, self._whole, copy_function=os.link)
 
@@ -119,6 +125,8 @@ class Rig:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])  # proc(5): the address space
         size_bytes = pages * os.sysconf("SC_PAGE_SIZE")
         resource.prlimit(pid, resource.RLIMIT_AS, (size_bytes, size_bytes))
+        publish(self.broker.port, "logs/plant", (_LONG_LINE + b"\n") * _WINDOW)
+        self.n_long_windows += 1
 
     def damage(self) -> None:
         """37 bytes in place of the model."""
@@ -199,30 +207,33 @@ CASES: dict[str, Callable[[Rig], None]] = {
 _MENDED = ("damaged", "corrupt")
 
 
-def measure(folder: Path, case: str, seconds: float) -> dict[str, Any]:
+def measure(folder: Path, case: str, seconds: float, repeats: int) -> dict[str, Any]:
     """One case on a gateway of its own."""
+    before: list[list[float]] = []
+    during: list[list[float]] = []
+    recovered_s: list[float] = []
     with running(folder) as rig:
         feed = Feed(rig.broker.port, rig.gateway)
         try:
             wait_until(lambda: rig.written() >= 1, _PATIENCE_S, rig.gateway.describe)
-            n_probes = int(seconds * 100)
-            before = probe(rig.broker.port, n_probes)
-            fault = threading.Timer(seconds / 4, CASES[case], [rig])
-            began_s = time.monotonic() + seconds / 4
-            fault.start()
-            during = probe(rig.broker.port, n_probes)
-            fault.join()
-            wait_until(lambda: _crashes(rig) >= 1, _PATIENCE_S, rig.gateway.describe)
-            if case == "corrupt":
-                wait_until(lambda: rig.loads_failed() >= 1, _PATIENCE_S, rig.gateway.describe)
-            if case in _MENDED:
-                wait_until(lambda: any(one["reason"] == "model_error" for one in rig.summaries()), _PATIENCE_S)
-                began_s = time.monotonic()
-                rig.mend()
-            recovered_s = _until_written(rig) - began_s
+            for _ in range(1 if case in _MENDED else repeats):
+                before.append(probe(rig.broker.port, int(seconds * 100)))
+                fault = threading.Timer(seconds / 4, CASES[case], [rig])
+                began_s, n_crashes = time.monotonic() + seconds / 4, _crashes(rig)
+                fault.start()
+                during.append(probe(rig.broker.port, int(seconds * 100)))
+                fault.join()
+                wait_until(lambda n=n_crashes: _crashes(rig) > n, _CRASH_S, rig.gateway.describe)  # type: ignore[misc]
+                if case == "corrupt":
+                    wait_until(lambda: rig.loads_failed() >= 1, _PATIENCE_S, rig.gateway.describe)
+                if case in _MENDED:
+                    wait_until(lambda: any(one["reason"] == "model_error" for one in rig.summaries()), _PATIENCE_S)
+                    began_s = time.monotonic()
+                    rig.mend()
+                recovered_s.append(_until_written(rig) - began_s)
         finally:
             feed.stop()
-        return _line(rig, case, feed, before, during, recovered_s)
+        return _line(rig, case, feed, before, during, statistics.median(recovered_s))
 
 
 def _crashes(rig: Rig) -> float:
@@ -237,7 +248,7 @@ def _until_written(rig: Rig) -> float:
 
 
 def _line(
-    rig: Rig, case: str, feed: Feed, before: list[float], during: list[float], recovered_s: float
+    rig: Rig, case: str, feed: Feed, before: list[list[float]], during: list[list[float]], recovered_s: float
 ) -> dict[str, Any]:
     def is_drained() -> bool:
         return rig.gateway.books().messages["logs"]["journaled"] == 0 and rig.gateway.n_pending() == 0
@@ -246,17 +257,19 @@ def _line(
     assert rig.gateway.process is not None
     is_alive = rig.gateway.process.poll() is None
     books = rig.gateway.books()
-    n_lines = feed.n_windows * _WINDOW
-    n_samples = len(before) + len(during) + _WARM
+    n_windows = feed.n_windows + rig.n_long_windows
+    n_lines = n_windows * _WINDOW
+    n_samples = sum(map(len, before)) + sum(map(len, during)) + _WARM
     summaries = rig.summaries()
-    was, is_now = percentiles([before]), percentiles([during])
+    was, is_now = percentiles(before), percentiles(during)
     return {
         "case": case,
         "seconds_to_recovery": round(recovered_s, 2),
         "fast_p99_before_ms": was["p99_ms"],
         "fast_p99_during_ms": is_now["p99_ms"],
+        "fast_p99_of_each_ms": [was["p99_of_each_ms"], is_now["p99_of_each_ms"]],
         "fast_ratio": round(is_now["p99_ms"] / was["p99_ms"], 2),
-        "windows": feed.n_windows,
+        "windows": n_windows,
         "summaries": len(summaries),
         "by_reason": dict(Counter(one["reason"] or "written by the model" for one in summaries)),
         "crashes": _crashes(rig),
@@ -265,7 +278,7 @@ def _line(
         "daemon_lives": is_alive,
         "balanced": books.balanced,
         "lost": n_lines - books.messages["logs"]["handled"] + n_samples - books.messages["probe"]["handled"],
-        "windows_without_summary": feed.n_windows - sum(one["messages"] for one in summaries) // _WINDOW,
+        "windows_without_summary": n_windows - sum(one["messages"] for one in summaries) // _WINDOW,
     }
 
 
@@ -293,13 +306,14 @@ def main() -> int:
     """Print a table, write the JSON; exit status 0 when nothing was lost in any case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0, help="of probing, before and during each fault")
+    parser.add_argument("--repeats", type=int, default=3, help="how often the worker is taken away in a case")
     parser.add_argument("--case", action="append", choices=list(CASES))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     lines = []
     with tempfile.TemporaryDirectory(prefix="gatewayd-worker-faults-") as name:
         for case in args.case or list(CASES):
-            lines.append(measure(Path(name) / case, case, args.seconds))
+            lines.append(measure(Path(name) / case, case, args.seconds, args.repeats))
             print(json.dumps(lines[-1]), flush=True)
     print(table(lines))
     args.out.write_text(json.dumps({"load_1m": os.getloadavg()[0], "lines": lines}, indent=1) + "\n")

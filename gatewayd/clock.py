@@ -22,6 +22,7 @@ RELEASED = 1_763_000_000.0  # seconds since the epoch (November 2025): no clock 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TIMESYNCD = Path("/run/systemd/timesync")  # its folder; the file is touched at each synchronization
 _ASK_EVERY_S = 1.0
+_BELIEVED_S = 0.1  # so long a time that was above the floor speaks for those after it
 _SLACK_S = 2.0  # so far below the floor is no fault: a leap second, a small step
 _LAST_YEAR = 253_402_300_799.0  # 9999: a floor beyond it is damage
 _TIME_ERROR = 5  # adjtimex(2): "the system clock is not synchronized to a reliable server"
@@ -106,11 +107,15 @@ class SystemClock:
         self._known: bool | None = None
         self._asked_at_s = float("-inf")
         self._was_wrong = False
+        self._believed = 0.0  # a time of the wall clock that was above the floor
 
     def now(self) -> float:
         """Seconds since the epoch. Jumps when the clock is set."""
         wall = self._wall()
+        if 0.0 <= wall - self._believed < _BELIEVED_S:  # asked for every message; nothing rises faster
+            return wall
         if wall >= self.floor() - _SLACK_S:
+            self._believed = wall
             return wall
         self._look()
         return self.floor() if self._is_wrong(wall) else wall
@@ -137,6 +142,7 @@ class SystemClock:
         """See ports.Clock."""
         if self.floor() < floor <= _LAST_YEAR:
             self._floor = (floor, self.boottime())
+            self._believed = 0.0
             self._asked_at_s = float("-inf")
 
     def _look(self) -> None:

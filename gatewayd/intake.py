@@ -75,7 +75,11 @@ async def run_intake(
             continue
         receipt = None if message.receipt is None else Receipt(message.receipt, len(inlets))
         for inlet in inlets:
-            await _put(inlet, message, receipt, losses, report)
+            taken, dropped = inlet.queue.offer((message, receipt))
+            for _ in dropped:
+                _lose(inlet.route, "queue_full", losses, report)
+            if not taken:
+                await _put(inlet, message, receipt, losses, report)
 
 
 def _not_yet_seen(
@@ -93,15 +97,13 @@ async def _acknowledge(source: Source, message: RawMessage) -> None:
 async def _put(
     inlet: Inlet, message: RawMessage, receipt: Receipt | None, losses: Losses, report: IntakeReport
 ) -> None:
-    taken, dropped = inlet.queue.offer((message, receipt))
+    """Full of QoS 1: not reading on is what holds the broker back (DESIGN.md section 7)."""
+    taken = False
     while not taken:
-        # Full of QoS 1: not reading on is what holds the broker back (DESIGN.md section 7).
-        for _ in dropped:
-            _lose(inlet.route, "queue_full", losses, report)
         await inlet.queue.room()
         taken, dropped = inlet.queue.offer((message, receipt))
-    for _ in dropped:
-        _lose(inlet.route, "queue_full", losses, report)
+        for _ in dropped:
+            _lose(inlet.route, "queue_full", losses, report)
 
 
 def _lose(route: str, reason: str, losses: Losses, report: IntakeReport) -> None:

@@ -26,6 +26,8 @@ def new_results(
     """
     counts: dict[str, int] = {}
     results = []
+    shared = _shared_facts(batch, finished)
+    tail = msgspec.json.encode(shared)  # once a batch: most results need no others
     for result, data in answer.results:
         base = _base_key(batch, result)
         index = counts.get(base, 0)
@@ -36,7 +38,7 @@ def new_results(
                 kind=result.kind,
                 subject=_subject(batch, result),
                 time=finished,
-                data=_with_facts(data, _news(result, _facts(batch, result, finished, include_input))),
+                data=_spliced(data, _own_facts(result, shared, tail, include_input)),
                 traceparent=traceparents.get(id(result.message) if result.message is not None else 0, ""),
             )
         )
@@ -57,35 +59,33 @@ def _subject(batch: Batch, result: Result) -> str:
     return batch.messages[0].topic if batch.messages else batch.route
 
 
-def _facts(batch: Batch, result: Result, finished: float, include_input: bool) -> dict[str, object]:
-    """What gatewayd knows and the handler does not have to say."""
-    facts: dict[str, object] = {}
-    if batch.window is not None:
-        facts["window_start"] = batch.window.start
-        facts["window_end"] = batch.window.end
-        facts["messages"] = len(batch.messages)
-        if batch.window.late:
-            facts["late"] = batch.window.late
-    else:
+def _shared_facts(batch: Batch, finished: float) -> dict[str, object]:
+    """What gatewayd knows of every result of the batch and the handler does not have to say."""
+    if batch.window is None:
         # From the hand-over of the batch: what a local actuator waits for on top of the queue.
-        facts["latency_ms"] = round(max(0.0, finished - batch.now) * 1000, 3)
-    if include_input and result.message is not None:
-        facts["input"] = result.message.value
-    return facts
+        return {"latency_ms": round(max(0.0, finished - batch.now) * 1000, 3)}
+    facts: dict[str, object] = {
+        "window_start": batch.window.start,
+        "window_end": batch.window.end,
+        "messages": len(batch.messages),
+    }
+    return facts | {"late": batch.window.late} if batch.window.late else facts
 
 
-def _news(result: Result, facts: dict[str, object]) -> dict[str, object]:
-    """Without what the handler said itself: a name twice in one JSON object means something else to every reader."""
-    if facts.keys().isdisjoint(result.data):
-        return facts
-    return {name: value for name, value in facts.items() if name not in result.data}
+def _own_facts(result: Result, shared: Mapping[str, object], encoded: bytes, include_input: bool) -> bytes:
+    """The facts of one result, as a JSON object; `encoded` are the shared ones. Without what the handler said itself: a
+    name twice in one JSON object means something else to every reader."""
+    has_input = include_input and result.message is not None
+    if not has_input and shared.keys().isdisjoint(result.data):
+        return encoded
+    facts = {**shared, "input": result.message.value} if has_input else shared
+    return msgspec.json.encode({name: value for name, value in facts.items() if name not in result.data})
 
 
-def _with_facts(data: bytes, facts: Mapping[str, object]) -> bytes:
-    """Splice `facts` into an encoded JSON object: cheaper than to decode and encode it again."""
-    if not facts:
+def _spliced(data: bytes, more: bytes) -> bytes:
+    """Two JSON objects as one: cheaper than to decode and encode them again."""
+    if more == b"{}":
         return data
-    more = msgspec.json.encode(facts)
     return more if data == b"{}" else data[:-1] + b"," + more[1:]
 
 

@@ -18,6 +18,9 @@ from mqttium.types import Properties
 _CONTENT_TYPE = b"\x03"
 _USER_PROPERTY = b"\x26"
 
+_EACH_ITS_OWN = frozenset({"id", "traceparent"})  # values that never come again; those of the others are kept encoded
+_MAX_KEPT_CHARS = 256
+
 Pairs = Sequence[tuple[str, str]]
 
 
@@ -38,10 +41,10 @@ def _ready_made(content_type: str, pairs: Pairs) -> Properties | None:
     try:
         parts = [_CONTENT_TYPE, _text(content_type)] if content_type else []
         for name, value in pairs:
-            if "\0" in value:
-                return None
-            data = value.encode()
-            parts += (_user_property(name), len(data).to_bytes(2, "big"), data)
+            if name in _EACH_ITS_OWN or len(value) > _MAX_KEPT_CHARS:
+                parts += (_user_property(name), _as_text(value))
+            else:
+                parts.append(_pair(name, value))
     except (ValueError, OverflowError):  # a lone surrogate (UnicodeEncodeError is a ValueError), too long
         return None
     body = b"".join(parts)
@@ -60,13 +63,20 @@ def _user_property(name: str) -> bytes:
     return _USER_PROPERTY + _text(name)
 
 
-@lru_cache(maxsize=256)
-def _text(text: str) -> bytes:
+@lru_cache(maxsize=1024)
+def _pair(name: str, value: str) -> bytes:
+    return _user_property(name) + _as_text(value)
+
+
+def _as_text(text: str) -> bytes:
     """A UTF-8 string as MQTT has it. Raises ValueError or OverflowError for what is none."""
     if "\0" in text:
         raise ValueError("NUL")
     data = text.encode()
     return len(data).to_bytes(2, "big") + data
+
+
+_text = lru_cache(maxsize=256)(_as_text)
 
 
 def _is_taken() -> bool:
