@@ -75,10 +75,11 @@ def _shared_facts(batch: Batch, finished: float) -> dict[str, object]:
 def _own_facts(result: Result, shared: Mapping[str, object], encoded: bytes, include_input: bool) -> bytes:
     """The facts of one result, as a JSON object; `encoded` are the shared ones. Without what the handler said itself: a
     name twice in one JSON object means something else to every reader."""
-    has_input = include_input and result.message is not None
-    if not has_input and shared.keys().isdisjoint(result.data):
+    facts = shared
+    if include_input and result.message is not None:
+        facts = {**shared, "input": result.message.value}
+    elif shared.keys().isdisjoint(result.data):
         return encoded
-    facts = {**shared, "input": result.message.value} if has_input else shared
     return msgspec.json.encode({name: value for name, value in facts.items() if name not in result.data})
 
 
