@@ -7,8 +7,8 @@ work waiting; `probe` classifies a series at 100 messages a second (QoS 1). In e
 it writes:
 
 - killed: SIGKILL.
-- memory: its address space is capped at what it has (setrlimit(2), as models.worker_memory_bytes does), and a window of
-  very long lines comes, for which it would have to grow.
+- memory: SIGKILL, and the worker after it runs out of memory while it loads the model: its address space is capped at
+  what it has by then (setrlimit(2), as models.worker_memory_bytes does). The one after that is left alone.
 - damaged: the model's file is replaced by 37 bytes and the worker killed; the digest is wrong, no parser sees it.
 - corrupt: the same as a new version, whose manifest says these 37 bytes are right: the parser gets them, in a worker.
 
@@ -33,7 +33,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,6 @@ _WINDOW = 6
 _PATIENCE_S = 900.0
 _CRASH_S = 120.0
 _WARM = 20
-_LONG_LINE = b"x1 " * 40_000  # 120 kB
 _CORRUPT = b"GGUF\x03\x00\x00\x00" + bytes(29)  # 37 bytes that begin as a model does
 
 _CONFIG = """
@@ -111,7 +110,6 @@ class Rig:
         self.broker = one
         self.gateway = gateway
         self.bundle = models / LLM
-        self.n_long_windows = 0
         self._whole = models.parent / "whole"
         shutil.copytree(self.bundle, self._whole, copy_function=os.link)
 
@@ -120,13 +118,22 @@ class Rig:
         os.kill(worker_pid(self.gateway), signal.SIGKILL)
 
     def starve(self) -> None:
-        """The worker gets no byte more than it has."""
-        pid = worker_pid(self.gateway)
+        """The next worker gets no byte more than it has when it appears."""
+        before = worker_pid(self.gateway)
+        os.kill(before, signal.SIGKILL)
+        pid = self._next_worker(before)
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])  # proc(5): the address space
         size_bytes = pages * os.sysconf("SC_PAGE_SIZE")
         resource.prlimit(pid, resource.RLIMIT_AS, (size_bytes, size_bytes))
-        publish(self.broker.port, "logs/plant", (_LONG_LINE + b"\n") * _WINDOW)
-        self.n_long_windows += 1
+
+    def _next_worker(self, before: int) -> int:
+        deadline_s = time.monotonic() + _CRASH_S
+        while time.monotonic() < deadline_s:
+            with suppress(ValueError, OSError):  # none yet
+                if (pid := worker_pid(self.gateway)) != before:
+                    return pid
+            time.sleep(0.005)
+        raise AssertionError(f"no other worker came\n{self.gateway.describe()}")
 
     def damage(self) -> None:
         """37 bytes in place of the model."""
@@ -257,8 +264,7 @@ def _line(
     assert rig.gateway.process is not None
     is_alive = rig.gateway.process.poll() is None
     books = rig.gateway.books()
-    n_windows = feed.n_windows + rig.n_long_windows
-    n_lines = n_windows * _WINDOW
+    n_lines = feed.n_windows * _WINDOW
     n_samples = sum(map(len, before)) + sum(map(len, during)) + _WARM
     summaries = rig.summaries()
     was, is_now = percentiles(before), percentiles(during)
@@ -269,7 +275,7 @@ def _line(
         "fast_p99_during_ms": is_now["p99_ms"],
         "fast_p99_of_each_ms": [was["p99_of_each_ms"], is_now["p99_of_each_ms"]],
         "fast_ratio": round(is_now["p99_ms"] / was["p99_ms"], 2),
-        "windows": n_windows,
+        "windows": feed.n_windows,
         "summaries": len(summaries),
         "by_reason": dict(Counter(one["reason"] or "written by the model" for one in summaries)),
         "crashes": _crashes(rig),
@@ -278,7 +284,7 @@ def _line(
         "daemon_lives": is_alive,
         "balanced": books.balanced,
         "lost": n_lines - books.messages["logs"]["handled"] + n_samples - books.messages["probe"]["handled"],
-        "windows_without_summary": n_windows - sum(one["messages"] for one in summaries) // _WINDOW,
+        "windows_without_summary": feed.n_windows - sum(one["messages"] for one in summaries) // _WINDOW,
     }
 
 
