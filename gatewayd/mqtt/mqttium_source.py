@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from mqttium import (
     ConnectRefusedError,
+    FlowControlError,
     MQTTError,
     MQTTProtocolVersion,
     ProtocolError,
@@ -91,6 +92,7 @@ class MqttiumSource:
         self._subscriptions = Subscriptions(wanted, remembered or Remembered(), is_v5=self._is_v5, draw=draw)
         self._subscribing = Subscribing(self._subscriptions, self._waiting, config.connect_timeout_s, self._is_v5)
         self._is_subscribed = False
+        self._is_stuck = False  # the connection had no room for a result for `publish_wait_ms`, and has had none since
         self._is_ack_due = False  # a message came again that has passed its durable point
         self.duplicates = 0  # redeliveries of messages that were still in our hands
 
@@ -155,13 +157,38 @@ class MqttiumSource:
             client.publish_nowait(
                 topic, payload, qos=qos, retain=retain, properties=self._properties(content_type, properties)
             )
+        except FlowControlError:
+            message = PublishMessage(topic, payload, qos, retain, self._properties(content_type, properties))
+            return await self._publish_when_room(client, message)
         except MQTTError:
             return False
+        self._is_stuck = False
         return True
 
     async def pause(self) -> None:
         """Give out no message any more; acknowledging goes on."""
         self._waiting.pause()
+
+    async def _publish_when_room(self, client: AsyncClient, message: PublishMessage) -> bool:
+        """A burst is larger than what the client holds: let it write. Once it took nothing for so long, nobody waits
+        until it takes something again, or each result of a batch would wait anew."""
+        if self._is_stuck:
+            return False
+        try:
+            async with asyncio.timeout(self._config.publish_wait_ms / 1000):
+                await client.publish(
+                    message.topic,
+                    message.payload,
+                    qos=message.qos,
+                    retain=message.retain,
+                    properties=message.properties,
+                )
+        except TimeoutError:
+            self._is_stuck = True
+            return False
+        except MQTTError:
+            return False
+        return True
 
     # --- one connection
 
