@@ -4,11 +4,11 @@ CloudEvents binary mode on MQTT 5 (attributes as user properties, the data as pa
 live result that cannot be published now is counted and forgotten: delivery is the spool's business.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from gatewayd.events import DATA_CONTENT_TYPE, EVENT_CONTENT_TYPE, event_json, event_properties, event_source
-from gatewayd.ports import NewResult, Source, StoredResult
+from gatewayd.ports import NewResult, Outgoing, Source, StoredResult
 
 
 class LiveReport(Protocol):
@@ -30,27 +30,24 @@ class LivePublisher:
 
     async def __call__(self, route: str, results: Sequence[NewResult]) -> None:
         """Publish the results of one batch, in order."""
-        topic = f"gatewayd/{self._gateway}/results/{route}"
-        publish = self._publish_binary if self._source.protocol == 5 else self._publish_structured
-        n_published = 0
-        for result in results:
-            n_published += await publish(topic, route, result)
+        is_binary = self._source.protocol == 5
+        messages = self._binary(route, results) if is_binary else self._structured(route, results)
+        n_published = await self._source.publish_all(
+            f"gatewayd/{self._gateway}/results/{route}",
+            messages,
+            qos=self._qos[route],
+            content_type=DATA_CONTENT_TYPE if is_binary else EVENT_CONTENT_TYPE,
+        )
         self._report.live_published(route, n_published)
         if n_published < len(results):
             self._report.live_failed(route, len(results) - n_published)
 
-    def _publish_binary(self, topic: str, route: str, result: NewResult) -> Awaitable[bool]:
-        return self._source.publish(
-            topic,
-            result.data,
-            qos=self._qos[route],
-            content_type=DATA_CONTENT_TYPE,
-            properties=event_properties(result, event_source(self._gateway, route)),
-        )
+    def _binary(self, route: str, results: Sequence[NewResult]) -> list[Outgoing]:
+        source = event_source(self._gateway, route)
+        return [(result.data, event_properties(result, source)) for result in results]
 
-    def _publish_structured(self, topic: str, route: str, result: NewResult) -> Awaitable[bool]:
-        payload = event_json(_stored(route, result), self._gateway)
-        return self._source.publish(topic, payload, qos=self._qos[route], content_type=EVENT_CONTENT_TYPE)
+    def _structured(self, route: str, results: Sequence[NewResult]) -> list[Outgoing]:
+        return [(event_json(_stored(route, result), self._gateway), ()) for result in results]
 
 
 def _stored(route: str, result: NewResult) -> StoredResult:

@@ -173,6 +173,9 @@ class Spool(Protocol):
         """Whether a message with this identity passed its durable point before (bounded memory, survives a restart)."""
 
 
+Outgoing = tuple[bytes, Sequence[tuple[str, str]]]  # a payload, and its MQTT 5 user properties
+
+
 class Source(Protocol):
     """Where messages come from.
 
@@ -204,6 +207,11 @@ class Source(Protocol):
     ) -> bool:
         """Publish on the local bus. False when it could not be handed over now (not connected, no room): never waits
         for a connection."""
+
+    async def publish_all(
+        self, topic: str, messages: Sequence[Outgoing], *, qos: int = 0, content_type: str = ""
+    ) -> int:
+        """Publish several messages, in order, as `publish` does. How many were handed over."""
 
     async def pause(self) -> None:
         """Stop delivering (drain): unsubscribe from nothing, acknowledge nothing more than what is acked."""

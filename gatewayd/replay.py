@@ -25,7 +25,7 @@ from gatewayd.clock import SystemClock
 from gatewayd.errors import GatewaydError
 from gatewayd.export import MESSAGE_TYPE, is_result, parse_head, read_input, read_message
 from gatewayd.keys import KeyMaker, identity
-from gatewayd.ports import RawMessage
+from gatewayd.ports import Outgoing, RawMessage
 
 
 class RecordingError(GatewaydError):
@@ -198,8 +198,12 @@ class RecordedSource:
     async def ack(self, receipts: Sequence[Any]) -> None:
         """A file wants nothing back."""
 
-    async def publish(self, *_: Any, **__: Any) -> bool:
+    async def publish_all(self, _topic: str, messages: Sequence[Outgoing], **_: Any) -> int:
         """There is no bus: live results go nowhere."""
+        return len(messages)
+
+    async def publish(self, *_: Any, **__: Any) -> bool:
+        """As above."""
         return True
 
     async def pause(self) -> None:

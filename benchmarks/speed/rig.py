@@ -39,6 +39,7 @@ max_queue = 1000000
 [routes.r.options]
 model = "pumps"
 device = "topic"
+max_gap_s = 0.0
 """
 _FILE = '[sinks.out]\ntype = "file"\npath = "out.ndjson"\nmax_files = 2\n'
 

@@ -24,7 +24,7 @@ from gatewayd.mqtt import connect
 from gatewayd.mqtt.remembered import Remembered, Subscription
 from gatewayd.mqtt.subscriptions import Subscriptions
 from gatewayd.mqtt.waiting import Waiting
-from gatewayd.ports import Clock, Draw, RawMessage
+from gatewayd.ports import Clock, Draw, Outgoing, RawMessage
 from gatewayd.retry import Backoff
 
 log = structlog.get_logger(__name__)
@@ -141,6 +141,15 @@ class AiomqttSource:
         except (aiomqtt.MqttError, ValueError):  # ValueError: paho's word for a topic or payload it does not take
             return False
         return True
+
+    async def publish_all(
+        self, topic: str, messages: Sequence[Outgoing], *, qos: int = 0, content_type: str = ""
+    ) -> int:
+        """One after the other. How many were handed over."""
+        n = 0
+        for payload, properties in messages:
+            n += await self.publish(topic, payload, qos=qos, content_type=content_type, properties=properties)
+        return n
 
     async def pause(self) -> None:
         """Give out no message any more."""

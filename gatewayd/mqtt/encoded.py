@@ -37,7 +37,8 @@ def _plain(content_type: str, pairs: Pairs) -> Properties:
     return Properties(values)
 
 
-def _ready_made(content_type: str, pairs: Pairs) -> Properties | None:
+def property_bytes(content_type: str, pairs: Pairs) -> bytes | None:
+    """The properties of a PUBLISH as they stand on the wire, their length first; None for what MQTT forbids in them."""
     try:
         parts = [_CONTENT_TYPE, _text(content_type)] if content_type else []
         for name, value in pairs:
@@ -48,12 +49,19 @@ def _ready_made(content_type: str, pairs: Pairs) -> Properties | None:
     except (ValueError, OverflowError):  # a lone surrogate (UnicodeEncodeError is a ValueError), too long
         return None
     body = b"".join(parts)
+    return encode_vbi(len(body)) + body
+
+
+def _ready_made(content_type: str, pairs: Pairs) -> Properties | None:
+    encoded = property_bytes(content_type, pairs)
+    if encoded is None:
+        return None
     values: dict[str, object] = {"content_type": content_type} if content_type else {}
     if pairs:
         values["user_property"] = tuple(pairs)
     ready = object.__new__(Properties)
     object.__setattr__(ready, "values", MappingProxyType(values))
-    object.__setattr__(ready, "_encoded", {PUBLISH: encode_vbi(len(body)) + body})
+    object.__setattr__(ready, "_encoded", {PUBLISH: encoded})
     return ready
 
 

@@ -28,13 +28,14 @@ from gatewayd.config import schema
 from gatewayd.errors import ConfigError
 from gatewayd.keys import KeyMaker, identity, publisher_key
 from gatewayd.mqtt import connect
+from gatewayd.mqtt.burst import publish_burst, writer_of
 from gatewayd.mqtt.encoded import publish_properties
 from gatewayd.mqtt.mqttium_subscribing import Subscribing
 from gatewayd.mqtt.receipts import Receipt, Receipts
 from gatewayd.mqtt.remembered import Remembered
 from gatewayd.mqtt.subscriptions import Subscriptions
 from gatewayd.mqtt.waiting import Waiting
-from gatewayd.ports import Clock, Draw, RawMessage
+from gatewayd.ports import Clock, Draw, Outgoing, RawMessage
 from gatewayd.retry import Backoff
 
 log = structlog.get_logger(__name__)
@@ -164,6 +165,36 @@ class MqttiumSource:
             return False
         self._is_stuck = False
         return True
+
+    async def publish_all(
+        self, topic: str, messages: Sequence[Outgoing], *, qos: int = 0, content_type: str = ""
+    ) -> int:
+        """Hand several messages to the connection, in order, with QoS 0 as one write. How many it took."""
+        n_published = at = 0
+        while at < len(messages):
+            client = self._client
+            if qos == 0 and self._is_v5 and client is not None and client.is_connected and not self._is_stuck:
+                n_written, at = self._publish_burst(client, topic, content_type, messages, at)
+                n_published += n_written
+                if at == len(messages):
+                    break
+            payload, properties = messages[at]  # waits for room
+            n_published += await self.publish(topic, payload, qos=qos, content_type=content_type, properties=properties)
+            at += 1
+        return n_published
+
+    def _publish_burst(
+        self, client: AsyncClient, topic: str, content_type: str, messages: Sequence[Outgoing], at: int
+    ) -> tuple[int, int]:
+        """How many were written, and where the first one is that there was no room for."""
+        write = writer_of(client)
+        if write is None:
+            return 0, at
+        limit = None if client.negotiated is None else client.negotiated.maximum_packet_size
+        try:
+            return publish_burst(write, topic, content_type, messages, at, limit)
+        except MQTTError:
+            return 0, at
 
     async def pause(self) -> None:
         """Give out no message any more; acknowledging goes on."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from gatewayd.keys import KeyMaker, identity
-from gatewayd.ports import Clock, RawMessage
+from gatewayd.ports import Clock, Outgoing, RawMessage
 
 
 class MemorySource:
@@ -82,6 +82,12 @@ class MemorySource:
         if self.takes_publishes:
             self.published.append((topic, payload, dict(properties)))
         return self.takes_publishes
+
+    async def publish_all(
+        self, topic: str, messages: Sequence[Outgoing], *, qos: int = 0, content_type: str = ""
+    ) -> int:
+        sent = [await self.publish(topic, payload, qos=qos, properties=pairs) for payload, pairs in messages]
+        return sum(sent)
 
     async def pause(self) -> None:
         self.is_paused = True
