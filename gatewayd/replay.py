@@ -198,7 +198,7 @@ class RecordedSource:
     async def ack(self, receipts: Sequence[Any]) -> None:
         """A file wants nothing back."""
 
-    async def publish_all(self, _topic: str, messages: Sequence[Outgoing], **_: Any) -> int:
+    async def publish_all(self, topic: str, messages: Sequence[Outgoing], **_: Any) -> int:  # noqa: ARG002
         """There is no bus: live results go nowhere."""
         return len(messages)
 
