@@ -5,11 +5,9 @@ that seldom allocate at once pays for that with megabytes and gains nothing.
 """
 
 import ctypes
-import gc
 import os
 
 _M_ARENA_MAX = -8  # malloc.h of glibc; see mallopt(3)
-_YOUNG = 20_000  # objects that may be in a cycle, made and not freed, before the collector looks: a few megabytes
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")  # 4096 on most, 16384 on a Raspberry Pi 5
 
 
@@ -20,14 +18,6 @@ def share_one_arena() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and mallopt(_M_ARENA_MAX, 1) == 1
-
-
-def look_less_for_cycles() -> None:
-    """What is alive when the daemon has started stays so: the collector of cycles need not walk it again, and need not
-    come after every 700 objects, for those of a batch are freed without it. To be called once, after the start."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG, 20, 20)
 
 
 def resident_bytes() -> int:

@@ -118,7 +118,7 @@ class Source(Broker, frozen=True):
             le=10_000,
             description="A live result waits so long for room on its way to the broker, a burst being larger than what that holds; then it is counted (gatewayd_live_failed_total), and those after it wait no more until there is room. In milliseconds.",
         ),
-    ] = 100.0
+    ] = 1000.0
     share_group: Annotated[
         Annotated[str, Meta(pattern=r"^[^/+#]+\Z")] | None,
         Meta(
