@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 from mqttium import (
     ConnectRefusedError,
-    FlowControlError,
     MQTTError,
     MQTTProtocolVersion,
     ProtocolError,
@@ -28,8 +27,7 @@ from gatewayd.config import schema
 from gatewayd.errors import ConfigError
 from gatewayd.keys import KeyMaker, identity, publisher_key
 from gatewayd.mqtt import connect
-from gatewayd.mqtt.burst import publish_burst, writer_of
-from gatewayd.mqtt.encoded import publish_properties
+from gatewayd.mqtt.mqttium_publishing import Publishing
 from gatewayd.mqtt.mqttium_subscribing import Subscribing
 from gatewayd.mqtt.receipts import Receipt, Receipts
 from gatewayd.mqtt.remembered import Remembered
@@ -92,8 +90,8 @@ class MqttiumSource:
         wanted = [(connect.shared_filter(config, name), qos) for name, qos in filters]
         self._subscriptions = Subscriptions(wanted, remembered or Remembered(), is_v5=self._is_v5, draw=draw)
         self._subscribing = Subscribing(self._subscriptions, self._waiting, config.connect_timeout_s, self._is_v5)
+        self._publishing = Publishing(config.publish_wait_ms / 1000, is_v5=self._is_v5)
         self._is_subscribed = False
-        self._is_stuck = False  # the connection had no room for a result for `publish_wait_ms`, and has had none since
         self._is_ack_due = False  # a message came again that has passed its durable point
         self.duplicates = 0  # redeliveries of messages that were still in our hands
 
@@ -154,72 +152,21 @@ class MqttiumSource:
         client = self._client
         if client is None or not client.is_connected:
             return False
-        try:
-            client.publish_nowait(
-                topic, payload, qos=qos, retain=retain, properties=self._properties(content_type, properties)
-            )
-        except FlowControlError:
-            message = PublishMessage(topic, payload, qos, retain, self._properties(content_type, properties))
-            return await self._publish_when_room(client, message)
-        except MQTTError:
-            return False
-        self._is_stuck = False
-        return True
+        message = PublishMessage(topic, payload, qos, retain, self._publishing.properties(content_type, properties))
+        return await self._publishing.publish(client, message)
 
     async def publish_all(
         self, topic: str, messages: Sequence[Outgoing], *, qos: int = 0, content_type: str = ""
     ) -> int:
-        """Hand several messages to the connection, in order, with QoS 0 as one write. How many it took."""
-        n_published = at = 0
-        while at < len(messages):
-            client = self._client
-            if qos == 0 and self._is_v5 and client is not None and client.is_connected and not self._is_stuck:
-                n_written, at = self._publish_burst(client, topic, content_type, messages, at)
-                n_published += n_written
-                if at == len(messages):
-                    break
-            payload, properties = messages[at]  # waits for room
-            n_published += await self.publish(topic, payload, qos=qos, content_type=content_type, properties=properties)
-            at += 1
-        return n_published
-
-    def _publish_burst(
-        self, client: AsyncClient, topic: str, content_type: str, messages: Sequence[Outgoing], at: int
-    ) -> tuple[int, int]:
-        """How many were written, and where the first one is that there was no room for."""
-        write = writer_of(client)
-        if write is None:
-            return 0, at
-        limit = None if client.negotiated is None else client.negotiated.maximum_packet_size
-        try:
-            return publish_burst(write, topic, content_type, messages, at, limit)
-        except MQTTError:
-            return 0, at
+        """Hand several messages to the connection, in order. How many it took."""
+        client = self._client
+        if client is None or not client.is_connected:
+            return 0
+        return await self._publishing.publish_all(client, topic, messages, qos, content_type)
 
     async def pause(self) -> None:
         """Give out no message any more; acknowledging goes on."""
         self._waiting.pause()
-
-    async def _publish_when_room(self, client: AsyncClient, message: PublishMessage) -> bool:
-        """A burst is larger than what the client holds: let it write. Once it took nothing for so long, nobody waits
-        until it takes something again, or each result of a batch would wait anew."""
-        if self._is_stuck:
-            return False
-        try:
-            async with asyncio.timeout(self._config.publish_wait_ms / 1000):
-                await client.publish(
-                    message.topic,
-                    message.payload,
-                    qos=message.qos,
-                    retain=message.retain,
-                    properties=message.properties,
-                )
-        except TimeoutError:
-            self._is_stuck = True
-            return False
-        except MQTTError:
-            return False
-        return True
 
     # --- one connection
 
@@ -420,11 +367,6 @@ class MqttiumSource:
             except MQTTError:
                 self._receipts.keep(receipt)
                 return
-
-    def _properties(self, content_type: str, properties: Sequence[tuple[str, str]]) -> Properties | None:
-        if not self._is_v5 or not (content_type or properties):
-            return None
-        return publish_properties(content_type, properties)
 
     @property
     def _broker(self) -> str:
