@@ -72,7 +72,7 @@ class HandlerRunner:
         self._busy_since_s: float | None = None  # written where the handler runs
         self._thread: HandlerThread | None = None
         self._is_started = False
-        self._taking_over: asyncio.Future[None] | None = None
+        self._taking_over: tuple[asyncio.Future[None], float] | None = None
 
     @property
     def busy_since_s(self) -> float | None:
@@ -113,26 +113,33 @@ class HandlerRunner:
             self.close()
         self._is_started = True
 
-    def take_over(self, before: "HandlerRunner") -> None:
+    def take_over(self, before: "HandlerRunner", max_call_s: float) -> None:
         """Answer from now on in place of `before`, which is about to be stopped: the first call waits for its last one,
-        so that the handler can go on where that one stood."""
+        so that the handler can go on where that one stood. One that lasts longer than `max_call_s` hangs."""
         if not isinstance(self.handler, TakesOver) or type(self.handler) is not type(before.handler):
             return
         if before.handler.inline:
             take_over(self.route, self.handler, before.handler)
         else:
-            self._taking_over = before._submit(take_over, self.route, self.handler, before.handler)
+            self._taking_over = before._submit(take_over, self.route, self.handler, before.handler), max_call_s
 
     async def answer(self, batch: Batch, lane: int = 0) -> Answer:
         """The handler's answer. Raises TransientError when it asks to be called again later."""
         if not batch.messages:
             return Answer()
         if self._taking_over is not None:
-            await asyncio.shield(self._taking_over)  # whoever waits may be cancelled; the others wait on
+            await self._taken_over(*self._taking_over)
         # After a reload there may be fewer instances than lanes: two lanes then share one, and take turns.
         if index := lane % (len(self._others) + 1):
             return await self._others[index - 1].answer(batch)
         return await self.run(self._timed, batch)  # type: ignore[no-any-return]
+
+    async def _taken_over(self, moving: asyncio.Future[None], max_s: float) -> None:
+        done, _ = await asyncio.wait([moving], timeout=max_s)  # leaves it alone when whoever waits here is cancelled
+        if not done:
+            moving.cancel()  # it has not begun, and will not: nothing changes the handler beside its calls
+            log.warning("handler begins anew, the one before it hangs", route=self.route, after_s=max_s)
+        self._taking_over = None
 
     def stats(self) -> Mapping[str, float]:
         """What the handler tells of itself, of several instances the sums; nothing where it tells nothing, or fails to.

@@ -129,6 +129,6 @@ async def _renew(parts: Parts, part: RoutePart, runner: HandlerRunner) -> bool:
         log.error("route keeps its old handler, the new one did not start", route=part.context.name, cause=str(error))
         return False
     before, part.context.runner = part.context.runner, runner
-    runner.take_over(before)
+    runner.take_over(before, part.max_call_s)
     await before.stop(HANDLER_STOP_S)
     return True

@@ -151,7 +151,7 @@ def _build(parts: Parts) -> Mapping[str, Handler]:
 
 def _take_over(part: RoutePart, runner: HandlerRunner) -> HandlerRunner:
     before, part.context.runner = part.context.runner, runner
-    runner.take_over(before)
+    runner.take_over(before, part.max_call_s)
     return before
 
 

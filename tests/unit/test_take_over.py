@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gatewayd.answer import HandlerRunner
-from gatewayd.api import Batch, Result
+from gatewayd.api import Batch, Message, Result
 from gatewayd.cascade.handler import CascadeHandler
 from gatewayd.cascade.ladder import LocalTier
 from tests.sim.handlers import Scripted
@@ -44,14 +44,14 @@ class Forgets(Scripted):
         raise ValueError("bad memory")
 
 
-async def replace(rig: Rig, new: Any) -> None:
+async def replace(rig: Rig, new: Any, max_call_s: float = 10.0) -> None:
     """As a swap or a reload does."""
     await until(lambda: rig.part().state == "running")
     part = rig.part()
     runner = HandlerRunner("r", new)
     await runner.start(rig.parts.models_of("r"))
     before, part.context.runner = part.context.runner, runner
-    runner.take_over(before)
+    runner.take_over(before, max_call_s)
     await before.stop(10.0)
 
 
@@ -83,6 +83,28 @@ async def test_the_first_call_waits_for_the_last_one_of_the_handler_before(tmp_p
 
         assert [data["n"] for data in await rig.data()] == [1, 2]
         assert new.batches == [["b"]]
+
+
+async def test_a_handler_that_hangs_is_not_waited_for_longer_than_a_call_may_take(tmp_path: Path) -> None:
+    old, new = Counts(), Counts()
+    async with stages(tmp_path, {"r": old}, {"r": {"batch": {"max_messages": 1}, "qos": 0}}) as rig:
+        rig.send("wait", "b")
+        await until(lambda: old.batches == [["wait"]])
+        part = rig.part()
+        runner = HandlerRunner("r", new)
+        await runner.start(rig.parts.models_of("r"))
+        before, part.context.runner = part.context.runner, runner
+        runner.take_over(before, 0.05)
+
+        answer = await runner.answer(
+            Batch(route="r", messages=[Message(topic="t", value="c", time=0.0, key="c")], now=0.0)
+        )
+
+        assert [result.data["n"] for result, _ in answer.results] == [1]
+        old.n = 7
+        old.may_go.set()
+        await rig.acked(2)
+        assert [data["n"] for data in await rig.data()] == [8, 2]
 
 
 async def test_one_that_fails_to_take_over_begins_anew(tmp_path: Path) -> None:
