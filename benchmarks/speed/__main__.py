@@ -7,6 +7,7 @@ Exit status 1 when a figure is not reached.
 """
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,12 +36,22 @@ def main() -> int:
             print(f"[{time.monotonic() - began_s:5.0f} s] figures {name}", file=sys.stderr, flush=True)
             inner = Path(folder) / name.replace(" ", "-")
             inner.mkdir()
-            for row in figure(inner):
+            for row in _taken(name, figure, inner):
                 rows.append(row)
                 print(_said(row), flush=True)
     if not args.no_write:
         print(*report.write(rows), sep="\n", file=sys.stderr)
     return 1 if any(row.ok is False for row in rows) else 0
+
+
+def _taken(name: str, figure: Callable[[Path], Iterator[Row]], folder: Path) -> Iterator[Row]:
+    """The figure's rows; where it cannot be taken to its end, a row that says so, and the others are taken."""
+    try:
+        yield from figure(folder)
+    except (subprocess.SubprocessError, AssertionError, OSError, RuntimeError) as error:
+        print(error, file=sys.stderr, flush=True)
+        what = f"not measured: {type(error).__name__}"
+        yield Row(id=name.split()[0], what=what, value=0, unit="", reach="measured", ok=False)
 
 
 def _figures(rows: list[Row]) -> dict[str, Callable[[Path], Iterator[Row]]]:

@@ -24,6 +24,7 @@ include_input = true
 [routes.probe.options]
 model = "pumps"
 device = "topic"
+max_gap_s = 0.0
 """
 
 
