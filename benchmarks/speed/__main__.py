@@ -51,7 +51,7 @@ def _taken(name: str, figure: Callable[[Path], Iterator[Row]], folder: Path) -> 
     except (subprocess.SubprocessError, AssertionError, OSError, RuntimeError) as error:
         print(error, file=sys.stderr, flush=True)
         what = f"not measured: {type(error).__name__}"
-        yield Row(id=name.split()[0], what=what, value=0, unit="", reach="measured", ok=False)
+        yield Row(id=name.split(maxsplit=1)[0], what=what, value=0, unit="", reach="measured", ok=False)
 
 
 def _figures(rows: list[Row]) -> dict[str, Callable[[Path], Iterator[Row]]]:
