@@ -25,13 +25,21 @@ def _n_cores() -> int:
 
 
 def write(rows: Sequence[Row], folder: Path = RESULTS) -> list[Path]:
-    """Write all three; where they are."""
+    """Write all three; where they are. Figures that were not taken now stay as they were."""
     folder.mkdir(exist_ok=True)
     data, text, picture = (folder / f"{host()}.{suffix}" for suffix in ("json", "md", "svg"))
+    before = [Row(**row) for row in json.loads(data.read_text())] if data.exists() else []
+    taken = {_figure(row) for row in rows}
+    rows = sorted([*rows, *(row for row in before if _figure(row) not in taken)], key=_figure)
     data.write_text(json.dumps([row.as_dict() for row in rows], indent=1, ensure_ascii=False) + "\n")
     text.write_text(markdown(rows))
     picture.write_text(svg(rows))
     return [data, text, picture]
+
+
+def _figure(row: Row) -> int:
+    """The issue's number: 1 for `1a`."""
+    return int(row.id.rstrip("abcdefgh"))
 
 
 def markdown(rows: Sequence[Row]) -> str:
