@@ -21,6 +21,9 @@ NO_CONFIG_HINT = "name the config with --config; without it that is /etc/gateway
 
 def main() -> None:
     """Entry point of `gatewayd`: errors meant for a person leave as words, not as a traceback."""
+    if sys.argv[1:2] == ["run"] and "--help" not in sys.argv:
+        # structlog and typer import it where it is, for colors: 3 MB that a service has no use for.
+        sys.modules["rich"] = None  # type: ignore[assignment]
     from gatewayd.cli.app import app
     from gatewayd.errors import GatewaydError
 

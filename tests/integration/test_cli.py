@@ -143,3 +143,15 @@ def test_a_head_is_fitted_on_labeled_texts(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["labels"] == ["alert", "normal"]
     assert (tmp_path / "models" / "head" / "model.toml").exists()
+
+
+def test_the_daemon_does_without_the_library_for_colors_and_its_help_has_them() -> None:
+    code = (
+        "import sys\nfrom gatewayd.cli import main\nsys.argv = ['gatewayd', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit:\n    print('rich.console' in sys.modules, file=sys.stderr)\n"
+    )
+    for arguments, has_colors in ((["run", "--config", "/nonexistent.toml"], "False"), (["run", "--help"], "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=True
+        )
+        assert done.stderr.splitlines()[-1] == has_colors
