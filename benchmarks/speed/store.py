@@ -57,10 +57,11 @@ async def _run(folder: Path) -> tuple[float, float]:
     async with SqliteSpool.open(
         folder / "spool.db", routes={"r": ["cloud"]}, policies={}, config=config, clock=SystemClock()
     ) as one:
-        began_s = time.perf_counter()
+        works = [_work(number) for number in range(_N_BATCHES)]  # made by the stages, and no part of the spool
         pending: set[asyncio.Future[object]] = set()
-        for number in range(_N_BATCHES):
-            pending.add(asyncio.ensure_future(one.commit(_work(number))))
+        began_s = time.perf_counter()
+        for work in works:
+            pending.add(asyncio.ensure_future(one.commit(work)))
             if len(pending) >= _IN_FLIGHT:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         if pending:
