@@ -16,10 +16,9 @@ from mqttium.codec.vbi import encode_vbi
 from mqttium.enums import MQTTProtocolVersion, QoS
 from mqttium.errors import MQTTError, NotConnectedError
 from mqttium.packets import PublishPacket
-from mqttium.topics import encode_validated_publish_topic
 from mqttium.types import Properties
 
-from gatewayd.mqtt.encoded import property_bytes
+from gatewayd.mqtt.encoded import as_text, property_bytes
 from gatewayd.ports import Outgoing
 
 _PUBLISH = b"\x30"  # QoS 0, not retained, no duplicate
@@ -52,6 +51,8 @@ def publish_burst(
     """Write the messages from `at` on, in order: how many were, and where the first one is that there was no room for.
     What MQTT does not allow, or the broker, is passed over. Raises MQTTError when the connection ended."""
     head = _topic_field(topic)
+    if head is None:
+        return 0, at  # the library says what is wrong with it
     n_written = 0
     while at < len(messages):
         packets: list[bytes] = []
@@ -79,10 +80,14 @@ def _packet(head: bytes, content_type: str, message: Outgoing, max_bytes: int | 
 
 
 @lru_cache(maxsize=1024)
-def _topic_field(topic: str) -> bytes:
-    """Raises ProtocolError (an MQTTError) for what is no topic name."""
-    data = encode_validated_publish_topic(topic)
-    return len(data).to_bytes(2, "big") + data
+def _topic_field(topic: str) -> bytes | None:
+    """The Topic Name as it stands on the wire; None for what is none (MQTT 5.0, 3.3.2.1 and 4.7)."""
+    if not topic or "+" in topic or "#" in topic:
+        return None
+    try:
+        return as_text(topic)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _is_known() -> bool:
@@ -90,7 +95,7 @@ def _is_known() -> bool:
     try:
         from mqttium.api._writer import WritePump  # here: it may not be there
 
-        ours = _packet(_topic_field(topic), content_type, (payload, pairs), None)
+        ours = _packet(as_text(topic), content_type, (payload, pairs), None)
         values = Properties({"content_type": content_type, "user_property": pairs})
         theirs = PublishPacket(topic, payload, QoS.AT_MOST_ONCE, retain=False, dup=False, properties=values)
         is_same = ours == theirs.encode(MQTTProtocolVersion.MQTTv5)

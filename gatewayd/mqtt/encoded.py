@@ -43,7 +43,7 @@ def property_bytes(content_type: str, pairs: Pairs) -> bytes | None:
         parts = [_CONTENT_TYPE, _text(content_type)] if content_type else []
         for name, value in pairs:
             if name in _EACH_ITS_OWN or len(value) > _MAX_KEPT_CHARS:
-                parts += (_user_property(name), _as_text(value))
+                parts += (_user_property(name), as_text(value))
             else:
                 parts.append(_pair(name, value))
     except (ValueError, OverflowError):  # a lone surrogate (UnicodeEncodeError is a ValueError), too long
@@ -73,10 +73,10 @@ def _user_property(name: str) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _pair(name: str, value: str) -> bytes:
-    return _user_property(name) + _as_text(value)
+    return _user_property(name) + as_text(value)
 
 
-def _as_text(text: str) -> bytes:
+def as_text(text: str) -> bytes:
     """A UTF-8 string as MQTT has it. Raises ValueError or OverflowError for what is none."""
     if "\0" in text:
         raise ValueError("NUL")
@@ -84,7 +84,7 @@ def _as_text(text: str) -> bytes:
     return len(data).to_bytes(2, "big") + data
 
 
-_text = lru_cache(maxsize=256)(_as_text)
+_text = lru_cache(maxsize=256)(as_text)
 
 
 def _is_taken() -> bool:
