@@ -21,9 +21,12 @@ NO_CONFIG_HINT = "name the config with --config; without it that is /etc/gateway
 
 def main() -> None:
     """Entry point of `gatewayd`: errors meant for a person leave as words, not as a traceback."""
-    if sys.argv[1:2] == ["run"] and "--help" not in sys.argv:
-        # structlog and typer import it where it is, for colors: 3 MB that a service has no use for.
+    if sys.argv[1:2] == ["run"] and "rich" not in sys.modules:
+        # structlog imports it where it is, for tracebacks in color: 3 MB that a service has no use for.
         sys.modules["rich"] = None  # type: ignore[assignment]
+        import structlog  # noqa: F401
+
+        del sys.modules["rich"]
     from gatewayd.cli.app import app
     from gatewayd.errors import GatewaydError
 
