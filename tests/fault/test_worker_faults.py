@@ -136,7 +136,7 @@ def test_a_worker_that_hangs_is_killed_and_the_next_call_works(start: Start) -> 
     with pytest.raises(WorkerCrashed, match="hung"):
         session.complete("One, two,", max_tokens=2, timeout_s=0.2)
 
-    assert not is_running(hung_pid)
+    wait_until(lambda: not is_running(hung_pid))
     assert session.complete("One, two,", max_tokens=2).tokens_out == 2
     assert events == ["worker_started", "worker_timed_out", "worker_crashed", "worker_started"]
     assert session.stats()["timeouts"] == 1
@@ -200,7 +200,7 @@ def test_a_model_that_was_exchanged_between_its_check_and_its_loading_is_not_use
         WorkerTextSession("llm", checked, schema.Models())
 
     assert len(pids) == 1
-    assert not is_running(pids[0])
+    wait_until(lambda: not is_running(pids[0]))
 
 
 def test_a_memory_limit_that_is_too_small_is_a_model_error_with_a_reason(start: Start) -> None:
@@ -247,7 +247,7 @@ def test_close_ends_the_worker_and_whoever_waits(start: Start) -> None:
     thread.join(30)
 
     assert isinstance(outcome[0], WorkerCrashed)
-    assert not is_running(pid)
+    wait_until(lambda: not is_running(pid))
     with pytest.raises(WorkerCrashed, match="closed"):
         session.complete("One, two,", max_tokens=2)
 
