@@ -11,7 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 import structlog
@@ -116,7 +116,7 @@ class HandlerRunner:
     def take_over(self, before: "HandlerRunner", max_call_s: float) -> None:
         """Answer from now on in place of `before`, which is about to be stopped: the first call waits for its last one,
         so that the handler can go on where that one stood. One that lasts longer than `max_call_s` hangs."""
-        if not isinstance(self.handler, TakesOver) or type(self.handler) is not type(before.handler):
+        if not takes_over(self.handler, before.handler):
             return
         if before.handler.inline:
             take_over(self.route, self.handler, before.handler)
@@ -200,6 +200,11 @@ class HandlerRunner:
         # In the context of who asks: what it knows of the batch at hand (gatewayd.terms) the call knows, too.
         call = contextvars.copy_context().run
         return asyncio.wrap_future(self._thread.submit(call, function, *arguments))
+
+
+def takes_over(handler: object, before: object) -> TypeGuard[TakesOver]:
+    """Whether `handler` can go on where `before` stands."""
+    return isinstance(handler, TakesOver) and type(handler) is type(before)
 
 
 def take_over(route: str, handler: TakesOver, before: object) -> None:

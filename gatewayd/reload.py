@@ -21,7 +21,7 @@ from gatewayd.config.schema import Config, Route
 from gatewayd.daemon import HANDLER_STOP_S
 from gatewayd.errors import ConfigError, ModelError
 from gatewayd.logs import set_up
-from gatewayd.swap import Renewals
+from gatewayd.swap import Renewals, put_in_place
 from gatewayd.systemd import Notifier
 from gatewayd.wiring import Parts, RoutePart, build_handlers
 
@@ -128,7 +128,5 @@ async def _renew(parts: Parts, part: RoutePart, runner: HandlerRunner) -> bool:
     except (ConfigError, ModelError) as error:
         log.error("route keeps its old handler, the new one did not start", route=part.context.name, cause=str(error))
         return False
-    before, part.context.runner = part.context.runner, runner
-    runner.take_over(before, part.max_call_s)
-    await before.stop(HANDLER_STOP_S)
+    await put_in_place(part, runner).stop(HANDLER_STOP_S)
     return True

@@ -87,7 +87,7 @@ async def swap(parts: Parts, name: str) -> bool:
         await asyncio.to_thread(store.refuse, fresh)
         return False
     store.promote(fresh)
-    before = [_take_over(parts.routes[route], runner) for route, runner in runners.items()]
+    before = [put_in_place(parts.routes[route], runner) for route, runner in runners.items()]
     log.info("model swapped", model=name, version=fresh.version, before=old.version, routes=sorted(runners))
     await _stop_all(parts, before)
     await asyncio.to_thread(store.retire, old)
@@ -99,7 +99,7 @@ async def renew_stale(parts: Parts) -> None:
     stale = [name for name, part in parts.routes.items() if part.state == "running" and _is_stale(parts, part)]
     runners = await _start_all(parts, stale, None) if stale else {}
     if runners:
-        await _stop_all(parts, [_take_over(parts.routes[route], runner) for route, runner in runners.items()])
+        await _stop_all(parts, [put_in_place(parts.routes[route], runner) for route, runner in runners.items()])
         log.info("routes renewed for a newer version of their model", routes=sorted(runners))
 
 
@@ -149,7 +149,8 @@ def _build(parts: Parts) -> Mapping[str, Handler]:
     return handlers
 
 
-def _take_over(part: RoutePart, runner: HandlerRunner) -> HandlerRunner:
+def put_in_place(part: RoutePart, runner: HandlerRunner) -> HandlerRunner:
+    """The route's runner from now on, which goes on where the one before stands; that one, to be stopped."""
     before, part.context.runner = part.context.runner, runner
     runner.take_over(before, part.max_call_s)
     return before

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import msgspec
 import structlog
 
-from gatewayd.answer import Answer, answer_of, take_over
-from gatewayd.api import Batch, Message, Models, Rejection, Result, TakesOver
+from gatewayd.answer import Answer, answer_of, take_over, takes_over
+from gatewayd.api import Batch, Message, Models, Rejection, Result
 from gatewayd.cascade.ladder import NO_EVIDENCE, Decided, Ladder, LocalTier
 from gatewayd.cascade.note import Born, Note
 from gatewayd.cascade.policy import Case, Policy
@@ -74,7 +74,7 @@ class CascadeHandler:
         """Each fast tier from the one of its name."""
         was = {tier.name: tier.handler for tier in before.fast}
         for tier in self.fast:
-            if isinstance(tier.handler, TakesOver) and type(tier.handler) is type(was.get(tier.name)):
+            if takes_over(tier.handler, was.get(tier.name)):
                 take_over(tier.name, tier.handler, was[tier.name])
 
     @property
