@@ -75,11 +75,9 @@ async def run_intake(
             continue
         receipt = None if message.receipt is None else Receipt(message.receipt, len(inlets))
         for inlet in inlets:
-            taken, dropped = inlet.queue.offer((message, receipt))
-            for _ in dropped:
-                _lose(inlet.route, "queue_full", losses, report)
-            if not taken:
-                await _put(inlet, message, receipt, losses, report)
+            while not _is_taken(inlet, message, receipt, losses, report):
+                # Full of QoS 1: not reading on is what holds the broker back (DESIGN.md section 7).
+                await inlet.queue.room()
 
 
 def _not_yet_seen(
@@ -94,16 +92,12 @@ async def _acknowledge(source: Source, message: RawMessage) -> None:
         await source.ack([message.receipt])
 
 
-async def _put(
-    inlet: Inlet, message: RawMessage, receipt: Receipt | None, losses: Losses, report: IntakeReport
-) -> None:
-    """Full of QoS 1: not reading on is what holds the broker back (DESIGN.md section 7)."""
-    taken = False
-    while not taken:
-        await inlet.queue.room()
-        taken, dropped = inlet.queue.offer((message, receipt))
-        for _ in dropped:
-            _lose(inlet.route, "queue_full", losses, report)
+def _is_taken(inlet: Inlet, message: RawMessage, receipt: Receipt | None, losses: Losses, report: IntakeReport) -> bool:
+    """Whether the route's queue has taken the message; what was dropped for it is counted."""
+    taken, dropped = inlet.queue.offer((message, receipt))
+    for _ in dropped:
+        _lose(inlet.route, "queue_full", losses, report)
+    return taken
 
 
 def _lose(route: str, reason: str, losses: Losses, report: IntakeReport) -> None:
