@@ -114,8 +114,6 @@ def build_cascades(
         for name, context in contexts.items()
         if isinstance(context.runner.handler, CascadeHandler)
     }
-    if not handlers:
-        return Cascades({}, {})
     posts = build_posts(config, build_clients(ground, spool) if clients is None else clients, clock, telemetry)
     base = _Base(config, clock, telemetry, models, may_ask, posts, _trail(ground), _lessons(ground))
     parts = {name: _build_cascade(base, contexts[name], handler) for name, handler in handlers.items()}

@@ -55,9 +55,11 @@ class Cascades:
 
     def bind(self, handlers: Mapping[str, Handler]) -> None:
         """Handlers that are about to take over from those of the same routes take part in their cascades."""
-        for name, part in self.parts.items():
-            from gatewayd.cascade.handler import CascadeHandler  # here: see the top
+        if not self.parts:
+            return
+        from gatewayd.cascade.handler import CascadeHandler  # here: see the top
 
+        for name, part in self.parts.items():
             handler: object = handlers.get(name)
             if isinstance(handler, CascadeHandler):
                 handler.bind(part.ladder)
