@@ -2,12 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 from mqttium.api import AsyncClient
 
-from gatewayd.mqtt.mqttium_source import MqttiumSource
 from tests.contract.source_rig import Rigs
 from tests.sim.mosquitto import Mosquitto
 
@@ -15,13 +14,6 @@ pytestmark = pytest.mark.broker
 
 N_RESULTS, PAYLOAD = 5_000, b"x" * 1024  # five times what the client holds
 UNLIMITED = ["max_queued_messages 0"]
-
-
-@pytest.fixture(params=["5", "3.1.1"])
-async def rigs(request: pytest.FixtureRequest) -> AsyncIterator[Rigs]:
-    made = Rigs(MqttiumSource, request.param)
-    yield made
-    await made.stop()
 
 
 async def subscriber(port: int, topic: str) -> AsyncClient:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
@@ -15,13 +15,6 @@ from tests.contract.source_rig import Rig, Rigs, retained, until
 from tests.sim.mosquitto import Mosquitto
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(params=["5", "3.1.1"])
-async def rigs(request: pytest.FixtureRequest) -> AsyncIterator[Rigs]:
-    made = Rigs(MqttiumSource, request.param)
-    yield made
-    await made.stop()
 
 
 async def lose_the_link(rig: Rig, broker: Mosquitto) -> None:

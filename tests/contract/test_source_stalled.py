@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -101,13 +101,6 @@ async def test_a_hundred_thousand_messages_wait_in_bounded_memory_and_all_arrive
     print(f"\n{kind.__name__}: grew by {growth / 1e6:.1f} MB")
     assert (n_taken, n_connected, n_dropped) == (N_MESSAGES, 1, 0)
     assert growth < MAX_GROWTH_BYTES
-
-
-@pytest.fixture(params=["5", "3.1.1"])
-async def rigs(request: pytest.FixtureRequest) -> AsyncIterator[Rigs]:
-    made = Rigs(MqttiumSource, request.param)
-    yield made
-    await made.stop()
 
 
 @pytest.mark.slow
