@@ -22,7 +22,7 @@ from gatewayd.handler_thread import HandlerThread
 
 log = structlog.get_logger(__name__)
 
-_STOP_S = 2.0  # for instances that did start, when another one does not
+HANDLER_STOP_S = 2.0  # how long a handler may take to stop, where nothing says that its call may last longer
 _MAX_DETAIL = 2000  # characters of a traceback kept with a dead letter
 
 
@@ -97,7 +97,7 @@ class HandlerRunner:
                 await other.start(models)
             except (ModelError, ConfigError):
                 for started in (self, *self._others[:index]):
-                    await started.stop(_STOP_S)
+                    await started.stop(HANDLER_STOP_S)
                 raise
 
     async def _start(self, models: Models) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from gatewayd.answer import HANDLER_STOP_S
 from gatewayd.errors import ConfigError, ModelError, SpoolFull
 from gatewayd.intake import run_intake
 from gatewayd.journal import run_from_journal
@@ -26,7 +27,6 @@ log = structlog.get_logger(__name__)
 
 _LOSSES_EVERY_S = 1.0  # how often QoS 0 losses go into the books
 _MODEL_RETRY_MAX_S = 60.0
-HANDLER_STOP_S = 2.0
 
 
 @dataclass(slots=True)

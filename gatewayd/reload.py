@@ -14,11 +14,10 @@ from typing import Any
 import msgspec
 import structlog
 
-from gatewayd.answer import HandlerRunner
+from gatewayd.answer import HANDLER_STOP_S, HandlerRunner
 from gatewayd.checked import load_checked
 from gatewayd.config.load import ConfigErrors
 from gatewayd.config.schema import Config, Route
-from gatewayd.daemon import HANDLER_STOP_S
 from gatewayd.errors import ConfigError, ModelError
 from gatewayd.logs import set_up
 from gatewayd.swap import Renewals, put_in_place

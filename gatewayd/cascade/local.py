@@ -8,7 +8,7 @@ is no more than no answer.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from gatewayd.answer import HandlerRunner
+from gatewayd.answer import HANDLER_STOP_S, HandlerRunner
 from gatewayd.api import Batch, Handler, Message, Model, Models
 from gatewayd.cascade.reading import Calibrations, verdict_of
 from gatewayd.cascade.verdict import Place, Question, Refusal, Verdict
@@ -24,7 +24,6 @@ class LocalReport(Protocol):
     def tier_failed(self, tier: str, reason: str) -> None: ...
 
 
-_STOP_S = 2.0
 _SMOOTHING = 0.2  # weight of the newest answer in `usual_latency_ms`
 
 
@@ -65,7 +64,7 @@ class HandlerClient:
             if not self._is_stale(self.runner.held):
                 return
             self._calibrations = None
-            await self.runner.stop(_STOP_S)
+            await self.runner.stop(HANDLER_STOP_S)
             self.runner = HandlerRunner(self.runner.route, self._make())
         calibrations = Calibrations(self._models)
         try:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from gatewayd.answer import HandlerRunner
+from gatewayd.answer import HANDLER_STOP_S, HandlerRunner
 from gatewayd.api import Handler
 from gatewayd.spool.books import Books
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from gatewayd.cascade.ladder import Ladder
     from gatewayd.cascade.local import HandlerClient
     from gatewayd.cascade.post import Post
-
-_HANDLER_STOP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,6 @@ class Cascades:
             await post.client.close()
         for part in self.parts.values():
             for client in part.slow:
-                await client.runner.stop(_HANDLER_STOP_S)
+                await client.runner.stop(HANDLER_STOP_S)
         for keeper in self.keepers:
             await asyncio.to_thread(keeper.close)
