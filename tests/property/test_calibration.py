@@ -1,4 +1,7 @@
-"""Calibration on scores whose truth was drawn from known probabilities: what was bent is found and straightened."""
+"""Calibration on scores whose truth was drawn from known probabilities: what was bent is found and straightened.
+
+The draws are the same in every run: what is asserted holds of nearly all draws, and of some by chance it does not.
+"""
 
 import numpy as np
 import pytest
@@ -30,7 +33,7 @@ def drawn(
 
 
 @given(seed=st.integers(0, 10**6), temperature=st.floats(0.4, 4.0), n_labels=st.integers(2, 5))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 def test_a_known_temperature_is_found(seed: int, temperature: float, n_labels: int) -> None:
     answers = drawn(seed, n_labels=n_labels, temperature=temperature)
 
@@ -40,7 +43,7 @@ def test_a_known_temperature_is_found(seed: int, temperature: float, n_labels: i
 
 
 @given(seed=st.integers(0, 10**6), bias=st.floats(-2.0, 2.0))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_a_known_bias_is_found(seed: int, bias: float) -> None:
     answers = drawn(seed, bias=(0.0, bias))
 
@@ -50,7 +53,7 @@ def test_a_known_bias_is_found(seed: int, bias: float) -> None:
 
 
 @given(seed=st.integers(0, 10**6), temperature=st.floats(2.0, 4.0))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_an_overconfident_model_is_calibrated_on_samples_nothing_was_fitted_on(seed: int, temperature: float) -> None:
     earlier, later = fit.split_by_time(drawn(seed, n_labels=3, temperature=temperature))
 
@@ -65,7 +68,7 @@ def test_an_overconfident_model_is_calibrated_on_samples_nothing_was_fitted_on(s
 
 
 @given(seed=st.integers(0, 10**6), accuracy=st.sampled_from([0.85, 0.9, 0.94]))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_what_a_threshold_takes_is_as_accurate_as_asked_for_on_fresh_samples(seed: int, accuracy: float) -> None:
     earlier, later = fit.split_by_time(drawn(seed, temperature=2.0))
     chosen = fit.choose(earlier, later)
@@ -80,7 +83,7 @@ def test_what_a_threshold_takes_is_as_accurate_as_asked_for_on_fresh_samples(see
 
 
 @given(seed=st.integers(0, 10**6), rate=st.floats(0.02, 0.6))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_a_stated_rate_of_escalations_is_kept_on_fresh_samples(seed: int, rate: float) -> None:
     earlier, later = fit.split_by_time(drawn(seed, temperature=2.0))
     chosen = fit.choose(earlier, later)
