@@ -4,6 +4,9 @@ Every connection has a client of its own, so nothing of an old connection can an
 delivers again is compared by content as well as by packet identifier, even when the broker came back with an older
 state of itself. What our hands still hold is not handed out a second time (see receipts.py).
 
+Most messages take the short way in (shortcut.py); the others come through the client's iterator. There is one place
+where both end, `_take`, and while anything is on the long way nothing takes the short one: order is kept.
+
 The client's own queue is short and counts messages; the bound in bytes is ours (waiting.py), because MQTTium answers a
 message larger than its byte bound by ending the connection, for ever again.
 """
@@ -13,15 +16,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import structlog
-from mqttium import (
-    ConnectRefusedError,
-    MQTTError,
-    MQTTProtocolVersion,
-    ProtocolError,
-)
-from mqttium.api import AsyncClient, PublishMessage
+from mqttium import ConnectRefusedError, MQTTError, MQTTProtocolVersion
+from mqttium.api import PublishMessage
 from mqttium.packets import ConnAckPacket
-from mqttium.types import Message, Properties
+from mqttium.types import Properties
 
 from gatewayd.config import schema
 from gatewayd.errors import ConfigError
@@ -31,6 +29,7 @@ from gatewayd.mqtt.mqttium_publishing import Publishing
 from gatewayd.mqtt.mqttium_subscribing import Subscribing
 from gatewayd.mqtt.receipts import Receipt, Receipts
 from gatewayd.mqtt.remembered import Remembered
+from gatewayd.mqtt.shortcut import Arrived, Handle, ShortcutClient
 from gatewayd.mqtt.subscriptions import Subscriptions
 from gatewayd.mqtt.waiting import Waiting
 from gatewayd.ports import Clock, Draw, Outgoing, RawMessage
@@ -85,14 +84,15 @@ class MqttiumSource:
         self._on_event = on_event
         self._is_v5 = config.protocol == "5"
         self._waiting = Waiting(config.max_waiting_messages, config.max_waiting_bytes)
-        self._receipts: Receipts[Message] = Receipts()
-        self._client: AsyncClient | None = None
+        self._receipts: Receipts[Handle] = Receipts()
+        self._acking = asyncio.Lock()  # PUBACKs leave in order, also while one waits for room
+        self._acks_due = asyncio.Event()  # a message came again that has passed its durable point
+        self._client: ShortcutClient | None = None
         wanted = [(connect.shared_filter(config, name), qos) for name, qos in filters]
         self._subscriptions = Subscriptions(wanted, remembered or Remembered(), is_v5=self._is_v5, draw=draw)
         self._subscribing = Subscribing(self._subscriptions, self._waiting, config.connect_timeout_s, self._is_v5)
         self._publishing = Publishing(config.publish_wait_ms / 1000, is_v5=self._is_v5)
         self._is_subscribed = False
-        self._is_ack_due = False  # a message came again that has passed its durable point
         self.duplicates = 0  # redeliveries of messages that were still in our hands
 
     @property
@@ -170,10 +170,10 @@ class MqttiumSource:
 
     # --- one connection
 
-    def _new_client(self) -> AsyncClient:
+    def _new_client(self) -> ShortcutClient:
         config, will = self._config, self._status
         lasting = Properties({"session_expiry_interval": config.session_expiry_s}) if self._is_v5 else None
-        return AsyncClient(
+        return ShortcutClient(
             connect.client_id(config, self._gateway),
             protocol=MQTTProtocolVersion.MQTTv5 if self._is_v5 else MQTTProtocolVersion.MQTTv311,
             clean_start=False,
@@ -190,7 +190,7 @@ class MqttiumSource:
             max_iterator_bytes=None,
         )
 
-    async def _open(self, client: AsyncClient, tls: Any) -> ConnAckPacket | None:
+    async def _open(self, client: ShortcutClient, tls: Any) -> ConnAckPacket | None:
         """The broker's answer, or None when there is no connection."""
         config = self._config
         try:
@@ -212,18 +212,20 @@ class MqttiumSource:
         else:
             log.warning("the broker cannot be reached", broker=self._broker, cause=str(exc) or type(exc).__name__)
 
-    async def _serve(self, client: AsyncClient, connack: ConnAckPacket, lost: asyncio.Event) -> None:
+    async def _serve(self, client: ShortcutClient, connack: ConnAckPacket, lost: asyncio.Event) -> None:
         """Stay with a connection until it is lost. Cancelled: say that we are offline, and leave."""
         self._receipts.connected(session_present=connack.session_present)
         self._is_subscribed = self._is_subscribed and connack.session_present
         self._client = client
         self._on_event("connected", {"session_present": connack.session_present})
         log.info("connected to the broker", broker=self._broker, session_present=connack.session_present)
+        client.open(self._take)
         try:
             connect.stop_if_cancelled()
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._pump(client), name="source-pump"),
+                    tasks.create_task(self._send_due_acks(), name="source-acks"),
                     tasks.create_task(self._greet(client, connack, lost), name="source-greet"),
                     tasks.create_task(self._stay_alive(client), name="source-stay-alive"),
                 ]
@@ -235,15 +237,20 @@ class MqttiumSource:
             raise
         await self._lose(client)
 
-    async def _pump(self, client: AsyncClient) -> None:
+    async def _pump(self, client: ShortcutClient) -> None:
         """Take messages from the client; when too many wait, the client stops reading its socket."""
         async for message in client.messages():
-            if not self._take(message):
+            if not self._take(client.arrived(message)):
+                client.close()  # while anything waits here nothing may overtake it
                 await self._waiting.room()
-            if self._is_ack_due:
-                await self._send_acks()
+                client.open(self._take)
 
-    async def _greet(self, client: AsyncClient, connack: ConnAckPacket, lost: asyncio.Event) -> None:
+    async def _send_due_acks(self) -> None:
+        while True:
+            await self._acks_due.wait()
+            await self._send_acks()
+
+    async def _greet(self, client: ShortcutClient, connack: ConnAckPacket, lost: asyncio.Event) -> None:
         try:
             if not self._is_subscribed:
                 self._is_subscribed = await self._subscribing.subscribe(client, connack)
@@ -253,11 +260,11 @@ class MqttiumSource:
             await client.disconnect()
             lost.set()
 
-    async def _announce(self, client: AsyncClient) -> None:
+    async def _announce(self, client: ShortcutClient) -> None:
         if self._status is not None:
             await client.publish(self._status.topic, self._status.birth(), qos=1, retain=True)
 
-    async def _stay_alive(self, client: AsyncClient) -> None:
+    async def _stay_alive(self, client: ShortcutClient) -> None:
         """Be heard by the broker while intake holds us back.
 
         An unread socket hides the answer to a ping, MQTTium sends no second one before it, and the broker would hang up
@@ -268,7 +275,7 @@ class MqttiumSource:
             if self._waiting.is_full:
                 await self._speak(client)
 
-    async def _speak(self, client: AsyncClient) -> None:
+    async def _speak(self, client: ShortcutClient) -> None:
         topic = self._status.topic if self._status else f"gatewayd/{self._gateway}/status"
         payload = self._status.birth() if self._status else b""
         try:
@@ -276,8 +283,9 @@ class MqttiumSource:
         except MQTTError as exc:
             log.debug("no sign of life sent", cause=str(exc))
 
-    async def _lose(self, client: AsyncClient) -> None:
+    async def _lose(self, client: ShortcutClient) -> None:
         self._client = None
+        client.close()
         stats = client.stats()
         cause = stats.last_disconnect_error or "connection closed"
         hint = connect.hint(self._config.protocol, stats.last_disconnect_reason_code)
@@ -286,12 +294,13 @@ class MqttiumSource:
         await client.disconnect()
         async for message in client.messages():  # what was read before: the iterator ends with the last of it
             if not self._waiting.is_full:
-                self._take(message)
+                self._take(client.arrived(message))
             elif message.mid is None:  # QoS 0; a QoS 1 message comes again
                 self._on_event("dropped", {"reason": "connection_lost"})
 
-    async def _leave(self, client: AsyncClient) -> None:
+    async def _leave(self, client: ShortcutClient) -> None:
         self._client = None
+        client.close()
         try:
             async with asyncio.timeout(_FAREWELL_S):
                 if self._status is not None and client.is_connected:
@@ -303,22 +312,22 @@ class MqttiumSource:
 
     # --- one message
 
-    def _take(self, message: Message) -> bool:
+    def _take(self, arrived: Arrived) -> bool:
         """Put a message with those that wait; whether there is room for another."""
-        mid, topic, payload = message.mid, message.topic, message.payload
+        topic, payload, mid, retain, dup, found, handle = arrived
         receipt = None
         same = b""
         if mid is not None:
             same = identity(mid, topic, payload)
-            if message.dup and self._is_in_our_hands(mid, same, message):
+            if dup and self._is_in_our_hands(mid, same, handle):
                 return not self._waiting.is_full
-            receipt = self._receipts.add(mid, same, message)
+            receipt = self._receipts.add(mid, same, handle)
         content_type, key = "", ""
         properties: tuple[tuple[str, str], ...] = ()
-        if message.properties:
-            if self._subscriptions.can_tell_copies and self._is_copy(message, receipt):
+        if found:
+            if self._subscriptions.can_tell_copies and self._is_copy(topic, found, receipt):
                 return not self._waiting.is_full
-            content_type, properties, key = _read_properties(topic, message.properties)
+            content_type, properties, key = _read_properties(topic, found)
         return self._waiting.put(
             RawMessage(
                 topic=topic,
@@ -326,8 +335,8 @@ class MqttiumSource:
                 time=self._clock.now(),
                 key=key or self._keys.next(),
                 qos=0 if mid is None else 1,
-                retain=message.retain,
-                dup=message.dup,
+                retain=retain,
+                dup=dup,
                 content_type=content_type,
                 properties=properties,
                 identity=same,
@@ -335,38 +344,40 @@ class MqttiumSource:
             )
         )
 
-    def _is_in_our_hands(self, mid: int, same: bytes, message: Message) -> bool:
-        receipt = self._receipts.rebind(mid, same, message)
+    def _is_in_our_hands(self, mid: int, same: bytes, handle: Handle) -> bool:
+        receipt = self._receipts.rebind(mid, same, handle)
         if receipt is None:
             return False
         self.duplicates += 1
         self._on_event("duplicate", {})
-        self._is_ack_due = self._is_ack_due or receipt.is_acked
+        if receipt.is_acked:
+            self._acks_due.set()
         return True
 
-    def _is_copy(self, message: Message, receipt: Receipt[Message] | None) -> bool:
+    def _is_copy(self, topic: str, found: Properties, receipt: Receipt[Handle] | None) -> bool:
         """Another copy of a message taken through another subscription: acknowledged, and nobody hears of it."""
-        found: Properties = message.properties or Properties()
-        if not self._subscriptions.is_copy(message.topic, found.get("subscription_identifier", ())):
+        if not self._subscriptions.is_copy(topic, found.get("subscription_identifier", ())):
             return False
         self._on_event("copy", {})
         if receipt is not None:
-            receipt.is_acked = self._is_ack_due = True
+            receipt.is_acked = True
+            self._acks_due.set()
         return True
 
     async def _send_acks(self) -> None:
-        self._is_ack_due = False
+        self._acks_due.clear()
         client = self._client
         if client is None:
             return
-        for receipt, handle in self._receipts.ready():
-            try:
-                await client.ack(handle)
-            except ProtocolError:  # of another connection: the message comes again, or the broker has forgotten it
-                continue
-            except MQTTError:
-                self._receipts.keep(receipt)
+        async with self._acking:  # one after the other: PUBACKs leave in order also while one waits for room
+            ready = list(self._receipts.ready())
+            if not ready:
                 return
+            try:
+                await client.acknowledge([handle for _, handle in ready])
+            except MQTTError:
+                for receipt, _ in ready:
+                    self._receipts.keep(receipt)
 
     @property
     def _broker(self) -> str:

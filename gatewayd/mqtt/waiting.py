@@ -1,7 +1,7 @@
 """Messages read from the socket and not yet taken by intake: bounded by count and by bytes, in order of arrival.
 
 Whoever puts first and then waits for room overshoots by one message, so a message larger than the whole bound still
-passes, alone. Nothing is ever thrown away here.
+passes, alone; of two who put in turns the second does so as well. Nothing is ever thrown away here.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from gatewayd.ports import RawMessage
 
 
 class Waiting:
-    """One putter, one taker, one event loop.
+    """One taker, one event loop.
 
     Args:
         max_messages: most messages that wait.
