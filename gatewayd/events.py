@@ -90,15 +90,27 @@ def event_attributes(stored: StoredResult, gateway: str) -> dict[str, str]:
 
 def event_properties(result: NewResult | StoredResult, source: str) -> tuple[tuple[str, str], ...]:
     """The same in binary mode over MQTT 5: user properties, without the content type, which has its own property."""
+    clock = result.clock if isinstance(result, StoredResult) else ""
+    return (
+        *shared_properties(result.kind, result.subject, result.time, source),
+        *own_properties(result.key, result.traceparent),
+        *((("clockquality", clock),) if clock else ()),
+    )
+
+
+def own_properties(key: str, traceparent: str) -> tuple[tuple[str, str], ...]:
+    """Those of `event_properties` that no other result has."""
+    return (("id", key), ("traceparent", traceparent)) if traceparent else (("id", key),)
+
+
+def shared_properties(kind: str, subject: str, time: float, source: str) -> tuple[tuple[str, str], ...]:
+    """Those of `event_properties` that results of one kind, subject and time have in common."""
     properties = (
         ("specversion", SPEC_VERSION),
-        ("id", result.key),
         ("source", source),
-        ("type", TYPE_PREFIX + result.kind),
-        ("subject", result.subject),
-        ("time", event_time(result.time)),
-        ("traceparent", result.traceparent),
-        ("clockquality", result.clock if isinstance(result, StoredResult) else ""),
+        ("type", TYPE_PREFIX + kind),
+        ("subject", subject),
+        ("time", event_time(time)),
     )
     return tuple(pair for pair in properties if pair[1])
 

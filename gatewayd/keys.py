@@ -43,10 +43,8 @@ def identity(mid: int, topic: str, payload: bytes) -> bytes:
     A packet identifier alone is used again as soon as it is free, a content alone is sent by every quiet sensor; both
     together stand for one delivery (MQTT 5, 2.2.1 and 4.4).
     """
-    digest = blake2b(topic.encode(), digest_size=_IDENTITY_BYTES)
-    digest.update(_SEPARATOR)
-    digest.update(payload)
-    return mid.to_bytes(2, "big") + digest.digest()
+    content = b"".join((topic.encode(), _SEPARATOR, payload))
+    return mid.to_bytes(2, "big") + blake2b(content, digest_size=_IDENTITY_BYTES).digest()
 
 
 def result_key(message_key: str, index: int) -> str:

@@ -7,7 +7,14 @@ live result that cannot be published now is counted and forgotten: delivery is t
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from gatewayd.events import DATA_CONTENT_TYPE, EVENT_CONTENT_TYPE, event_json, event_properties, event_source
+from gatewayd.events import (
+    DATA_CONTENT_TYPE,
+    EVENT_CONTENT_TYPE,
+    event_json,
+    event_source,
+    own_properties,
+    shared_properties,
+)
 from gatewayd.ports import NewResult, Outgoing, Source, StoredResult
 
 
@@ -44,10 +51,17 @@ class LivePublisher:
 
     def _binary(self, route: str, results: Sequence[NewResult]) -> list[Outgoing]:
         source = event_source(self._gateway, route)
-        return [(result.data, event_properties(result, source)) for result in results]
+        shared: dict[tuple[str, str, float], tuple[tuple[str, str], ...]] = {}
+        messages = []
+        for result in results:
+            facts = result.kind, result.subject, result.time
+            if facts not in shared:  # a device's results of one batch differ in nothing else
+                shared[facts] = shared_properties(*facts, source)
+            messages.append(Outgoing(result.data, own_properties(result.key, result.traceparent), shared[facts]))
+        return messages
 
     def _structured(self, route: str, results: Sequence[NewResult]) -> list[Outgoing]:
-        return [(event_json(_stored(route, result), self._gateway), ()) for result in results]
+        return [Outgoing(event_json(_stored(route, result), self._gateway)) for result in results]
 
 
 def _stored(route: str, result: NewResult) -> StoredResult:

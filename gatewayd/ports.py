@@ -5,7 +5,7 @@ Stages import this file and never an adapter. `tests/contract` runs one suite ag
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -173,7 +173,12 @@ class Spool(Protocol):
         """Whether a message with this identity passed its durable point before (bounded memory, survives a restart)."""
 
 
-Outgoing = tuple[bytes, Sequence[tuple[str, str]]]  # a payload, and its MQTT 5 user properties
+class Outgoing(NamedTuple):
+    """A message to publish."""
+
+    payload: bytes
+    own: Sequence[tuple[str, str]] = ()  # MQTT 5 user properties
+    shared: Sequence[tuple[str, str]] = ()  # before them: one object for all the messages that have the same
 
 
 class Source(Protocol):

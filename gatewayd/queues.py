@@ -133,8 +133,8 @@ class RouteQueue:
         batch = [self._items.popleft() for _ in range(n_items)]
         for _ in range(n_items):
             self._since_s.popleft()
-        self._n_qos0 -= sum(message.qos == 0 for message, _ in batch)
-        self._n_bytes -= sum(len(message.payload) for message, _ in batch)
+        self._n_qos0 -= sum([message.qos == 0 for message, _ in batch])
+        self._n_bytes -= sum([len(message.payload) for message, _ in batch])
         self._is_pressed = False
         self._in_hand += n_items
         self._taken.set()

@@ -17,7 +17,7 @@ from gatewayd.config.environment import Environment, gateway_id, resolve_paths
 from gatewayd.daemon import Life, close_parts, run_parts
 from gatewayd.liveness import Liveness
 from gatewayd.logs import set_up
-from gatewayd.memory import share_one_arena
+from gatewayd.memory import keep_for_good, share_one_arena
 from gatewayd.ports import Clock
 from gatewayd.reload import run_reload
 from gatewayd.status import Depths, observe, run_depths, status
@@ -107,6 +107,7 @@ def _missing(parts: Parts) -> str | None:
 
 def _started(parts: Parts, notifier: Notifier) -> None:
     source = parts.ground.config.source
+    keep_for_good()
     notifier.ready()
     notifier.status(f"{len(parts.routes)} routes, broker {source.unix_socket or f'{source.host}:{source.port}'}")
     log.info(

@@ -147,8 +147,9 @@ class AiomqttSource:
     ) -> int:
         """One after the other. How many were handed over."""
         n = 0
-        for payload, properties in messages:
-            n += await self.publish(topic, payload, qos=qos, content_type=content_type, properties=properties)
+        for payload, own, shared in messages:
+            pairs = (*shared, *own)
+            n += await self.publish(topic, payload, qos=qos, content_type=content_type, properties=pairs)
         return n
 
     async def pause(self) -> None:

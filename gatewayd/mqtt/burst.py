@@ -18,7 +18,7 @@ from mqttium.errors import MQTTError, NotConnectedError
 from mqttium.packets import PublishPacket
 from mqttium.types import Properties
 
-from gatewayd.mqtt.encoded import as_text, property_bytes
+from gatewayd.mqtt.encoded import as_text, property_fields
 from gatewayd.ports import Outgoing
 
 _PUBLISH = b"\x30"  # QoS 0, not retained, no duplicate
@@ -54,12 +54,17 @@ def publish_burst(
     if head is None:
         return 0, at  # the library says what is wrong with it
     n_written = 0
+    known: dict[int, bytes | None] = {}  # what messages share, encoded once; by its `id`, for `messages` keeps it alive
     while at < len(messages):
         packets: list[bytes] = []
         n_bytes, end = 0, at
         while end < len(messages) and n_bytes < _MAX_BYTES:
-            made = _packet(head, content_type, messages[end], max_packet_bytes)
+            message = messages[end]
             end += 1
+            mark = id(message.shared)
+            if mark not in known:
+                known[mark] = property_fields(content_type, message.shared)
+            made = _packet(head, known[mark], message, max_packet_bytes)
             if made is not None:
                 packets.append(made)
                 n_bytes += len(made)
@@ -70,13 +75,19 @@ def publish_burst(
     return n_written, at
 
 
-def _packet(head: bytes, content_type: str, message: Outgoing, max_bytes: int | None) -> bytes | None:
-    payload, pairs = message
-    properties = property_bytes(content_type, pairs)
-    if properties is None:
+def _packet(head: bytes, shared: bytes | None, message: Outgoing, max_bytes: int | None) -> bytes | None:
+    own = property_fields("", message.own)
+    if own is None or shared is None:
         return None
-    packet = b"".join((_PUBLISH, encode_vbi(len(head) + len(properties) + len(payload)), head, properties, payload))
+    payload = message.payload
+    n_properties = len(own) + len(shared)
+    length = _size(n_properties)
+    size = _size(len(head) + len(length) + n_properties + len(payload))
+    packet = b"".join((_PUBLISH, size, head, length, shared, own, payload))
     return None if max_bytes is not None and len(packet) > max_bytes else packet
+
+
+_size = lru_cache(maxsize=4096)(encode_vbi)  # the same few sizes again and again
 
 
 @lru_cache(maxsize=1024)
@@ -95,7 +106,7 @@ def _is_known() -> bool:
     try:
         from mqttium.api._writer import WritePump  # here: it may not be there
 
-        ours = _packet(as_text(topic), content_type, (payload, pairs), None)
+        ours = _packet(as_text(topic), property_fields(content_type, pairs[:1]), Outgoing(payload, pairs[1:]), None)
         values = Properties({"content_type": content_type, "user_property": pairs})
         theirs = PublishPacket(topic, payload, QoS.AT_MOST_ONCE, retain=False, dup=False, properties=values)
         is_same = ours == theirs.encode(MQTTProtocolVersion.MQTTv5)

@@ -18,9 +18,6 @@ from mqttium.types import Properties
 _CONTENT_TYPE = b"\x03"
 _USER_PROPERTY = b"\x26"
 
-_EACH_ITS_OWN = frozenset({"id", "traceparent"})  # values that never come again; those of the others are kept encoded
-_MAX_KEPT_CHARS = 256
-
 Pairs = Sequence[tuple[str, str]]
 
 
@@ -37,31 +34,27 @@ def _plain(content_type: str, pairs: Pairs) -> Properties:
     return Properties(values)
 
 
-def property_bytes(content_type: str, pairs: Pairs) -> bytes | None:
-    """The properties of a PUBLISH as they stand on the wire, their length first; None for what MQTT forbids in them."""
+def property_fields(content_type: str, pairs: Pairs) -> bytes | None:
+    """The properties of a PUBLISH as they stand on the wire, behind their length; None for what MQTT forbids."""
     try:
         parts = [_CONTENT_TYPE, _text(content_type)] if content_type else []
         for name, value in pairs:
-            if name in _EACH_ITS_OWN or len(value) > _MAX_KEPT_CHARS:
-                parts += (_user_property(name), as_text(value))
-            else:
-                parts.append(_pair(name, value))
+            parts += (_user_property(name), as_text(value))
     except (ValueError, OverflowError):  # a lone surrogate (UnicodeEncodeError is a ValueError), too long
         return None
-    body = b"".join(parts)
-    return encode_vbi(len(body)) + body
+    return b"".join(parts)
 
 
 def _ready_made(content_type: str, pairs: Pairs) -> Properties | None:
-    encoded = property_bytes(content_type, pairs)
-    if encoded is None:
+    fields = property_fields(content_type, pairs)
+    if fields is None:
         return None
     values: dict[str, object] = {"content_type": content_type} if content_type else {}
     if pairs:
         values["user_property"] = tuple(pairs)
     ready = object.__new__(Properties)
     object.__setattr__(ready, "values", MappingProxyType(values))
-    object.__setattr__(ready, "_encoded", {PUBLISH: encoded})
+    object.__setattr__(ready, "_encoded", {PUBLISH: encode_vbi(len(fields)) + fields})
     return ready
 
 
@@ -69,11 +62,6 @@ def _ready_made(content_type: str, pairs: Pairs) -> Properties | None:
 def _user_property(name: str) -> bytes:
     """What stands before the value of a user property's."""
     return _USER_PROPERTY + _text(name)
-
-
-@lru_cache(maxsize=1024)
-def _pair(name: str, value: str) -> bytes:
-    return _user_property(name) + as_text(value)
 
 
 def as_text(text: str) -> bytes:

@@ -48,8 +48,8 @@ class Publishing:
                 n_published += n_written
                 if at == len(messages):
                     break
-            payload, pairs = messages[at]
-            message = PublishMessage(topic, payload, qos, False, self.properties(content_type, pairs))
+            payload, own, shared = messages[at]
+            message = PublishMessage(topic, payload, qos, False, self.properties(content_type, (*shared, *own)))
             n_published += await self.publish(client, message)
             at += 1
         return n_published

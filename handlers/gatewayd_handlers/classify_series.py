@@ -190,7 +190,7 @@ class ClassifySeries:
         return devices, np.array(rows, np.float32).reshape(len(rows), len(self._fields)), unusable
 
     def _row(self, value: Any) -> list[float]:
-        if isinstance(value, Mapping):
+        if type(value) is dict or isinstance(value, Mapping):
             read = value.get
         elif len(self._fields) == 1:
             read = {self._fields[0]: value}.get  # a bare number is the one field there is

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from mqttium.api import AsyncClient
 
+from gatewayd.ports import Outgoing
 from tests.contract.source_rig import Rigs
 from tests.sim.mosquitto import Mosquitto
 
@@ -48,7 +49,8 @@ async def test_several_results_arrive_in_order_with_their_properties(
     broker = new_mosquitto(settings=UNLIMITED)
     rig = await rigs.make(broker, publish_wait_ms=10_000)
     listener = await subscriber(broker.port, "results")
-    messages = [(PAYLOAD + b"%d" % n, (("id", str(n)),)) for n in range(N_RESULTS)]
+    shared = ("type", "a"), ("time", "now")
+    messages = [Outgoing(PAYLOAD + b"%d" % n, (("id", str(n)),), shared) for n in range(N_RESULTS)]
 
     assert await rig.source.publish_all("results", messages, qos=qos, content_type="a/b") == N_RESULTS
 
@@ -56,10 +58,10 @@ async def test_several_results_arrive_in_order_with_their_properties(
         stream = listener.messages()
         found = [await anext(stream) for _ in range(N_RESULTS)]
     await listener.disconnect()
-    assert [message.payload for message in found] == [payload for payload, _ in messages]
+    assert [message.payload for message in found] == [payload for payload, _, _ in messages]
     if rig.source.protocol == 5:
         assert [message.properties.get("user_property") for message in found if message.properties] == [
-            pairs for _, pairs in messages
+            (*shared, *own) for _, own, _ in messages
         ]
 
 
@@ -71,7 +73,7 @@ async def test_several_results_without_a_connection_are_told(
     broker.stop()
 
     async with asyncio.timeout(30):
-        while await rig.source.publish_all("results", [(PAYLOAD, ())] * 3):
+        while await rig.source.publish_all("results", [Outgoing(PAYLOAD)] * 3):
             await asyncio.sleep(0.01)
 
 
@@ -87,7 +89,7 @@ async def test_a_broker_that_stands_still_is_waited_for_once(
             n_most -= 1
             assert n_most
         began_s = time.monotonic()
-        later = await rig.source.publish_all("results", [(PAYLOAD, ())] * 1000)
+        later = await rig.source.publish_all("results", [Outgoing(PAYLOAD)] * 1000)
         took_s = time.monotonic() - began_s
     finally:
         broker.resume()

@@ -86,7 +86,9 @@ class MemorySource:
     async def publish_all(
         self, topic: str, messages: Sequence[Outgoing], *, qos: int = 0, content_type: str = ""
     ) -> int:
-        sent = [await self.publish(topic, payload, qos=qos, properties=pairs) for payload, pairs in messages]
+        sent = [
+            await self.publish(topic, payload, qos=qos, properties=(*shared, *own)) for payload, own, shared in messages
+        ]
         return sum(sent)
 
     async def pause(self) -> None:

@@ -140,4 +140,4 @@ def test_live_properties_leave_out_what_is_empty_as_the_attributes_do() -> None:
 
     names = [name for name, _ in event_properties(result, "/gateways/g/routes/r")]
 
-    assert names == ["specversion", "id", "source", "type"]
+    assert names == ["specversion", "source", "type", "id"]
