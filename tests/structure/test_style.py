@@ -38,7 +38,8 @@ FORBIDDEN = {
     "microbatch": "batch",
 }
 # A library's own name for a thing.
-ALLOWED_NAMES = {"middleware", "middlewares", "backlog", "InferenceSession"}
+# Names that libraries have given.
+ALLOWED_NAMES = {"middleware", "middlewares", "backlog", "InferenceSession", "_process_ingress_batch"}
 
 
 def name_of(path: Path) -> str:

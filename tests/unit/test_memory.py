@@ -38,3 +38,14 @@ def test_all_threads_share_one_arena() -> None:
     assert n_arenas("each") > 1  # or there would be nothing to share
 
     assert n_arenas("one") == 1
+
+
+def test_what_stays_to_the_end_is_out_of_the_cycle_collectors_sight() -> None:
+    # In a process of its own: it would last for all the tests after this one.
+    script = (
+        "import gc; from gatewayd.memory import keep_for_good; keep_for_good();"
+        "print(gc.get_freeze_count() > 1000, gc.get_threshold()[0] > 700, gc.isenabled())"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+
+    assert found.stdout.split() == ["True", "True", "True"]
