@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.speed import footprint, growth, latency, report, shared, store, throughput
+from benchmarks.speed import backlog, footprint, growth, latency, models, offline, report, shared, store, throughput
 from benchmarks.speed.rig import have
 from benchmarks.speed.rows import Row, number
 
@@ -65,9 +65,13 @@ def _figures(rows: list[Row]) -> dict[str, Callable[[Path], Iterator[Row]]]:
         "3": latency.at_rest,
         "4": beside_load,
         "6": store.spool,
+        "7": backlog.backlog,
+        "8": offline.offline,
         "9 10": footprint.footprint,
         "11": growth.growth,
         "12": shared.shared,
+        "13": models.series,
+        "14": models.text,
     }
 
 
