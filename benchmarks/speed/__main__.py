@@ -28,6 +28,7 @@ def main() -> int:
         print("mosquitto-clients is not installed: apt install mosquitto mosquitto-clients", file=sys.stderr)
         return 2
     rows: list[Row] = []
+    pictures: list[Path] = []
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gatewayd-bench-") as folder:
         for name, figure in _figures(rows).items():
@@ -39,8 +40,9 @@ def main() -> int:
             for row in _taken(name, figure, inner):
                 rows.append(row)
                 print(_said(row), flush=True)
-    if not args.no_write:
-        print(*report.write(rows), sep="\n", file=sys.stderr)
+            pictures += inner.glob("*.svg")
+        if not args.no_write:
+            print(*report.write(rows, pictures), sep="\n", file=sys.stderr)
     return 1 if any(row.ok is False for row in rows) else 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.speed.report import draw
 from benchmarks.speed.rig import Feed, broker, gateway, series_route
 from benchmarks.speed.rows import REPEATS, Row, Taken
 
@@ -32,6 +33,7 @@ def at_rest(folder: Path) -> Iterator[Row]:
     """3: 100 messages a second and nothing else."""
     with _rig(folder) as port:
         taken = [_probe(port) for _ in range(REPEATS)]
+    _draw(folder, "latency", "Publish to live result, 100 messages a second", taken)
     yield from _rows("3", "publish -> live result, 100 msg/s", taken, p50_ms=2.0, p99_ms=10.0)
 
 
@@ -45,6 +47,7 @@ def under_load(folder: Path, per_s: float) -> Iterator[Row]:
             feeder = subprocess.Popen([*command, "--seconds", str(seconds)], stdout=subprocess.DEVNULL)
             taken.append(_probe(port))
             feeder.wait(60)
+    _draw(folder, "latency-load", f"The same beside {per_s:,.0f} messages a second", taken)
     load = f"on another route, {per_s:,.0f} msg/s"
     yield from _rows("4", "the same beside half of figure 1's rate", taken, p50_ms=None, p99_ms=25.0, load=load)
 
@@ -71,6 +74,15 @@ def _probe(port: int) -> list[float]:
     command = [sys.executable, "-m", "benchmarks.speed.prober", "--port", str(port), "--per-s", str(_PER_S)]
     done = subprocess.run([*command, "--count", str(_N_PROBES)], capture_output=True, check=True, timeout=120)
     return [float(value) for value in json.loads(done.stdout)]
+
+
+def _draw(folder: Path, name: str, title: str, taken: list[list[float]]) -> None:
+    """Each round's percentiles, 1 to 99."""
+    lines = {
+        f"round {number}": list(enumerate(statistics.quantiles(times, n=100), 1))
+        for number, times in enumerate(taken, 1)
+    }
+    draw(folder, name, title, "percentile", "ms", lines)
 
 
 def _rows(

@@ -11,6 +11,7 @@ from pathlib import Path
 import apsw
 
 from benchmarks.give_back import disk_bytes
+from benchmarks.speed.report import draw
 from benchmarks.speed.rig import Feed, broker, gateway, metric, rss_mb, wait_for
 from benchmarks.speed.rows import Row
 from tests.sim.gateway import Gateway
@@ -59,6 +60,8 @@ def offline(folder: Path) -> Iterator[Row]:
             written = metric(subject, "gatewayd_spool_written_bytes_total")
             grown_mb.append(_rss_mb(subject) - began_mb)
             on_disk = disk_bytes(state)
+    seen = [(_PORTION * number / 1e6, grown) for number, grown in enumerate(grown_mb)]
+    draw(folder, "offline", "Memory while the cloud is away", "million messages", "MB", {"growth of RSS": seen})
     n_results, n_bytes, n_data = _stored(state / "spool.db")
     assert n_results == _N_MESSAGES + _PORTION, f"{n_results} results of {_N_MESSAGES + _PORTION} messages"
     yield from _rows(max(grown_mb), grown_mb[-1], on_disk / n_results, written / n_results, n_bytes, n_data)
