@@ -34,7 +34,7 @@ def main() -> int:
         for name, figure in _figures(rows).items():
             if args.only and not set(name.split()) & set(args.only.split(",")):
                 continue
-            print(f"[{time.monotonic() - began_s:5.0f} s] figures {name}", file=sys.stderr, flush=True)
+            print(f"[{time.monotonic() - began_s:5.0f} s] figure {figure.__doc__}", file=sys.stderr, flush=True)
             inner = Path(folder) / name.replace(" ", "-")
             inner.mkdir()
             for row in _taken(name, figure, inner):
@@ -58,6 +58,7 @@ def _taken(name: str, figure: Callable[[Path], Iterator[Row]], folder: Path) -> 
 
 def _figures(rows: list[Row]) -> dict[str, Callable[[Path], Iterator[Row]]]:
     def beside_load(folder: Path) -> Iterator[Row]:
+        """4: the same beside half of figure 1's rate."""
         most = next((row.value for row in rows if row.id == "1"), 2 * _HALF_OF_NOTHING)
         return latency.under_load(folder, most / 2)
 
