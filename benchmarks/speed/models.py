@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 
 from benchmarks.speed.rig import N_DEVICES, WINDOW, prepare_model
-from benchmarks.speed.rows import REPEATS, Row, rounds
+from benchmarks.speed.rows import Row, rounds
 from gatewayd.api import Batch, Message, ModelError
 from gatewayd.config.schema import Models
 from gatewayd.models.store import ModelStore
 from gatewayd_handlers.classify_series import ClassifySeries, Options
 
 _SIZES = (1, 64, 256)
-_N_MESSAGES = 8192
+_N_MESSAGES = 4096
 _READING = {"vibration": 2.0, "current": 7.5, "pressure": 4.2, "n": 123456}
 _N_TOKENS = 48
+_N_TURNS = 3
 
 
 def series(folder: Path) -> Iterator[Row]:
@@ -88,4 +89,4 @@ def _one_stream() -> dict[str, float]:
     """Imported here, for the engine is an extra that a box may lack."""
     from benchmarks.llm_speed import one_stream
 
-    return one_stream(REPEATS, _N_TOKENS)
+    return one_stream(_N_TURNS, _N_TOKENS)
