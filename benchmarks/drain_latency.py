@@ -57,7 +57,9 @@ label = "seen"
 
 
 class TimingCloud(LocalCloud):
-    """Writes when each measured event arrived: a line with its number and the monotonic clock, which all share."""
+    """Writes when each batch arrived and each measured event: a line with its size or number, and the monotonic clock,
+    which all share.
+    """
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -65,10 +67,11 @@ class TimingCloud(LocalCloud):
 
     def store(self, events: list[Event]) -> None:
         now_s = time.monotonic()
+        self._lines.write(f"batch {len(events)} {now_s}\n")
         for event in events:
             value = json.loads(bytes(event.data))["input"]["value"]
             if value >= _PROBE:
-                self._lines.write(f"{value} {now_s}\n")
+                self._lines.write(f"event {value} {now_s}\n")
         super().store(events)
 
 
@@ -105,10 +108,18 @@ class Cloud:
     def arrivals(self) -> dict[int, float]:
         """When each measured message arrived first."""
         arrived: dict[int, float] = {}
-        for line in self.file.read_text().splitlines():
-            number, at_s = line.split()
-            arrived.setdefault(int(number), float(at_s))
+        for number, at_s in self._lines("event"):
+            arrived.setdefault(number, at_s)
         return arrived
+
+    def per_s(self, since_s: float) -> int:
+        """Events a second, from the first batch after a moment to the last one."""
+        batches = [(n_events, at_s) for n_events, at_s in self._lines("batch") if at_s > since_s]
+        return round(sum(n_events for n_events, _ in batches[1:]) / (batches[-1][1] - batches[0][1]))
+
+    def _lines(self, kind: str) -> list[tuple[int, float]]:
+        lines = (line.split() for line in self.file.read_text().splitlines())
+        return [(int(number), float(at_s)) for found, number, at_s in lines if found == kind]
 
 
 class Probe:
@@ -205,19 +216,19 @@ def measure(folder: Path, order: str, *, n_messages: int, seconds: float, per_s:
         calm = asyncio.run(probe.run(seconds, per_s))
         cloud.stop()
         fill(broker, gateway, n_messages)
+        back_s = time.monotonic()
         cloud.start()
         wait_until(lambda: gateway.n_pending() < n_messages, 60, gateway.describe)
-        began_s, n_began = time.monotonic(), gateway.n_pending()
         drain = asyncio.run(probe.run(seconds, per_s))
-        n_left, beside_s = gateway.n_pending(), time.monotonic() - began_s
+        n_left = gateway.n_pending()
         wait_until(lambda: gateway.n_pending() == 0, 1800, gateway.describe)
-        arrived, books = cloud.arrivals(), gateway.books()
+        arrived, drained_per_s, books = cloud.arrivals(), cloud.per_s(back_s), gateway.books()
     live = {when: figures(probe.published, probe.answered, of) for when, of in (("calm", calm), ("drain", drain))}
     return {
         "test": "latency beside a drain",
         "order": order,
         "messages": n_messages,
-        "drained_per_s": round((n_began + len(drain) - n_left) / beside_s),
+        "drained_per_s": drained_per_s,
         "n_left": n_left,  # 0: the drain was over before the measuring
         "live_calm": live["calm"],
         "live_drain": live["drain"],

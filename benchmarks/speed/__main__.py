@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.speed import footprint, growth, latency, report, shared, store, throughput
+from benchmarks.speed import backlog, footprint, growth, latency, models, offline, report, shared, store, throughput
 from benchmarks.speed.rig import have
 from benchmarks.speed.rows import Row, number
 
@@ -28,19 +28,21 @@ def main() -> int:
         print("mosquitto-clients is not installed: apt install mosquitto mosquitto-clients", file=sys.stderr)
         return 2
     rows: list[Row] = []
+    pictures: list[Path] = []
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gatewayd-bench-") as folder:
         for name, figure in _figures(rows).items():
             if args.only and not set(name.split()) & set(args.only.split(",")):
                 continue
-            print(f"[{time.monotonic() - began_s:5.0f} s] figures {name}", file=sys.stderr, flush=True)
+            print(f"[{time.monotonic() - began_s:5.0f} s] figure {figure.__doc__}", file=sys.stderr, flush=True)
             inner = Path(folder) / name.replace(" ", "-")
             inner.mkdir()
             for row in _taken(name, figure, inner):
                 rows.append(row)
                 print(_said(row), flush=True)
-    if not args.no_write:
-        print(*report.write(rows), sep="\n", file=sys.stderr)
+            pictures += inner.glob("*.svg")
+        if not args.no_write:
+            print(*report.write(rows, pictures), sep="\n", file=sys.stderr)
     return 1 if any(row.ok is False for row in rows) else 0
 
 
@@ -56,6 +58,7 @@ def _taken(name: str, figure: Callable[[Path], Iterator[Row]], folder: Path) -> 
 
 def _figures(rows: list[Row]) -> dict[str, Callable[[Path], Iterator[Row]]]:
     def beside_load(folder: Path) -> Iterator[Row]:
+        """4: the same beside half of figure 1's rate."""
         most = next((row.value for row in rows if row.id == "1"), 2 * _HALF_OF_NOTHING)
         return latency.under_load(folder, most / 2)
 
@@ -65,9 +68,13 @@ def _figures(rows: list[Row]) -> dict[str, Callable[[Path], Iterator[Row]]]:
         "3": latency.at_rest,
         "4": beside_load,
         "6": store.spool,
+        "7": backlog.backlog,
+        "8": offline.offline,
         "9 10": footprint.footprint,
         "11": growth.growth,
         "12": shared.shared,
+        "13": models.series,
+        "14": models.text,
     }
 
 

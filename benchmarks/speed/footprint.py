@@ -24,7 +24,7 @@ _SETTLED_S = 3.0
 
 
 def footprint(folder: Path) -> Iterator[Row]:
-    """9 and 10."""
+    """9: memory. 10: from the start to the first result."""
     with broker(folder / "broker") as one:
         series = series_route(folder, qos=0, live=True, stored=False)
 

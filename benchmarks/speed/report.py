@@ -1,11 +1,17 @@
-"""The rows as JSON, as a Markdown table, and as a picture of those with something to reach."""
+"""The rows as JSON, as a Markdown table, and as pictures: the ratios, and what a figure itself has drawn.
+
+A figure that has more to show than its rows draws it into its folder (`draw`); `write` keeps that beside the others as
+`<host>-<name>.svg`.
+"""
 
 import json
 import platform
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from benchmarks.charts import Points, line_chart
 from benchmarks.speed.rows import Row, number
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -24,17 +30,23 @@ def _n_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def write(rows: Sequence[Row], folder: Path = RESULTS) -> list[Path]:
-    """Write all three; where they are. Figures that were not taken now stay as they were."""
+def draw(folder: Path, name: str, title: str, x_name: str, y_name: str, lines: Mapping[str, Points]) -> None:
+    """A picture of a figure, into the folder that the figure was given."""
+    (folder / f"{name}.svg").write_text(line_chart(title, x_name, y_name, lines))
+
+
+def write(rows: Sequence[Row], pictures: Sequence[Path] = (), folder: Path = RESULTS) -> list[Path]:
+    """Write them all; where they are. Figures that were not taken now stay as they were, and so do their pictures."""
     folder.mkdir(exist_ok=True)
     data, text, picture = (folder / f"{host()}.{suffix}" for suffix in ("json", "md", "svg"))
     before = [Row(**row) for row in json.loads(data.read_text())] if data.exists() else []
     taken = {_figure(row) for row in rows}
     rows = sorted([*rows, *(row for row in before if _figure(row) not in taken)], key=_figure)
+    kept = [Path(shutil.copyfile(drawn, folder / f"{host()}-{drawn.name}")) for drawn in pictures]
     data.write_text(json.dumps([row.as_dict() for row in rows], indent=1, ensure_ascii=False) + "\n")
-    text.write_text(markdown(rows))
+    text.write_text(markdown(rows, [picture, *sorted(folder.glob(f"{host()}-*.svg"))]))
     picture.write_text(svg(rows))
-    return [data, text, picture]
+    return [data, text, picture, *kept]
 
 
 def _figure(row: Row) -> int:
@@ -42,8 +54,8 @@ def _figure(row: Row) -> int:
     return int(row.id.rstrip("abcdefgh"))
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """A table for people."""
+def markdown(rows: Sequence[Row], pictures: Sequence[Path] = ()) -> str:
+    """A table for people, and the pictures."""
     lines = [
         f"# Speed on {host()}",
         "",
@@ -66,6 +78,7 @@ def markdown(rows: Sequence[Row]) -> str:
             row.spread,
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *(f"![{drawn.stem}]({drawn.name})" for drawn in pictures)]
     return "\n".join(lines) + "\n"
 
 

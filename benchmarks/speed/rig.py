@@ -141,6 +141,11 @@ def pss_mb(pid: int) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
+def rss_mb(pid: int) -> float:
+    """Resident memory of a process, shared pages too. Source: proc(5), statm."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def bare(loop: str, port: int, qos: int, feed: Feed) -> float:
     """Messages a second of a loop of its own, see `bare`."""
     command = [sys.executable, "-m", "benchmarks.speed.bare", loop, "--port", str(port), "--qos", str(qos)]

@@ -111,12 +111,13 @@ def durable(folder: Path) -> Iterator[Row]:
             with gateway(folder / "journaled", one.port, journaled) as subject:
                 return _passed(subject, feed, "gatewayd_messages_journaled_total")
 
-        ours, kept_ours, bare_loop, slow_loop = rounds(
+        ours, kept_ours, bare_loop, slow_loop, limit = rounds(
             [
                 handled,
                 kept,
                 lambda: bare("mqttium", one.port, 1, feed),
                 lambda: bare("aiomqtt", one.port, 1, feed),
+                lambda: broker_limit(one.port, 1, feed),
             ]
         )
     what = "QoS 1 in, ONNX, result committed (FULL), PUBACK"
@@ -126,6 +127,8 @@ def durable(folder: Path) -> Iterator[Row]:
         ratio = ours.over(its)
         base = f"bare {name} loop, {its.median:,.0f} msg/s"
         yield Row(**{**row, "id": "2a"}, baseline=base, ratio=ratio, reach=f">= {least}", ok=ratio >= least)
+    beside = f"broker's limit, {limit.median:,.0f} msg/s"
+    yield Row(**{**row, "id": "2b"}, baseline=beside, ratio=ours.over(limit))
     ratio = kept_ours.over(bare_loop)
     yield Row(
         id="5",

@@ -9,23 +9,26 @@ from collections.abc import Iterable, Sequence
 import apsw
 import msgspec
 
+from gatewayd.ports import NewResult
 from gatewayd.spool.migrations import route_range
 
 MAX_KEYS = 65_536  # over all routes
-_53_BITS = 2**53 - 1  # what a float holds exactly
 
 _decode_identities = msgspec.msgpack.Decoder(list[bytes]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def fingerprint(key: str) -> complex:
-    """106 bits that stand for a key, in the smallest object that holds so many: 32 bytes, where a key takes 96.
+def fingerprints(keys: Iterable[str]) -> list[complex]:
+    """106 bits that stand for each key, in the smallest object that holds so many: 32 bytes, where a key takes 96.
+
+    A float keeps the first 53 bits of a hash, and its sign and exponent: of two hashes drawn at random the same float
+    comes with a chance of 1 in 2**54.
 
     Two hashes under a secret of this process (SipHash, PEP 456), so nobody outside can aim at a collision. That a new
     key is taken for one of 65,536 known ones has a chance of 65,536 / 2**106: less than one in 10**14 over ten years at
     20,000 keys a second. Keys of messages whose publisher named them are digests of 128 bits to begin with.
     """
-    return complex(hash(key) & _53_BITS, hash(key + "~") & _53_BITS)
+    return [complex(hash(key), hash(key + "~")) for key in keys]
 
 
 class RecentKeys:
@@ -43,12 +46,26 @@ class RecentKeys:
         self.staged: set[complex] = set()  # of the transaction under way
 
     def __contains__(self, key: str) -> bool:
-        mark = fingerprint(key)
+        (mark,) = fingerprints([key])
         return mark in self.young or mark in self.old or mark in self.staged
 
     def stage(self, keys: Iterable[str]) -> None:
         """These keys are stored with the transaction under way."""
-        self.staged.update(map(fingerprint, keys))
+        self.staged.update(fingerprints(keys))
+
+    def stage_new(self, results: Sequence[NewResult]) -> Sequence[NewResult]:
+        """Stage the keys that are not known yet; the first result of each of them."""
+        marks = fingerprints([result.key for result in results])
+        new = set(marks)
+        if len(new) == len(marks) and all(map(new.isdisjoint, (self.staged, self.young, self.old))):
+            self.staged |= new  # nearly always
+            return results
+        found = []
+        for mark, result in zip(marks, results, strict=True):
+            if not (mark in self.staged or mark in self.young or mark in self.old):
+                self.staged.add(mark)
+                found.append(result)
+        return found
 
     def load(self, connection: apsw.Connection, route_id: int) -> None:
         """Remember the newest rows on disk."""
@@ -56,7 +73,7 @@ class RecentKeys:
             "SELECT CAST(key AS BLOB) FROM results WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?",
             (*route_range(route_id), 2 * self._half),
         )
-        self.old = {fingerprint(key.decode(errors="replace")) for (key,) in rows}
+        self.old = set(fingerprints(key.decode(errors="replace") for (key,) in rows))
 
     def commit(self) -> None:
         """The transaction is on disk."""

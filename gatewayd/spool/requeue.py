@@ -17,10 +17,10 @@ from gatewayd.spool import sql
 from gatewayd.spool.browse import Pick, row_id
 from gatewayd.spool.dead import COLUMNS, read_letter
 from gatewayd.spool.orders import STEP_BYTES, STEP_ROWS, Order, Progress
-from gatewayd.spool.rows import encode_props
+from gatewayd.spool.rows import encode_props, result_columns
 from gatewayd.spool.sizes import work_bytes
 from gatewayd.spool.store import Store
-from gatewayd.spool.sums import journal_sum, letter_sum, result_sum
+from gatewayd.spool.sums import journal_sum, letter_sum
 
 _MATCHES = (
     "(?1 = '' OR route = ?1) AND (?2 = '' OR sink = ?2) AND (?3 = '' OR reason = ?3) AND (?4 IS NULL OR time < ?4)"
@@ -140,11 +140,7 @@ def _put_results(store: Store, route: str, sink: str, letters: Sequence[DeadLett
     results = [_result_of(letter) for letter in letters]
     _make_room(store, Work(route=route, results=results))
     rows = store.next_rows(route, len(results))
-    flat: list[object] = []
-    for row, result in zip(rows, results, strict=True):
-        columns = (row, result.key, result.kind, result.subject, result.time, result.data, result.traceparent)
-        flat += (*columns, result_sum(*columns))
-    sql.insert(store.connection, "results", flat)
+    sql.insert(store.connection, "results", result_columns(results, rows.start))
     for other in store.positions.sinks(route):
         if other != sink:
             store.positions.resolve(route, other, rows[0] - 1, rows[-1])

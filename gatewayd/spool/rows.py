@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from gatewayd.ports import JournalEntry, RawMessage, StoredResult
+from gatewayd.ports import JournalEntry, NewResult, RawMessage, StoredResult
+from gatewayd.spool.sums import result_sum
 
 _Props = tuple[str, float, str, int, bool, bool, str, tuple[tuple[str, str], ...], bytes]
 
@@ -46,6 +47,17 @@ def read_entry(row: Sequence[object]) -> JournalEntry:
         identity=identity,
     )
     return JournalEntry(id=entry_id, message=message, attempts=attempts)  # type: ignore[arg-type]
+
+
+def result_columns(results: Sequence[NewResult], first: int) -> list[object]:
+    """The columns of rows of `results`, one row after the other, their ids ascending from `first`."""
+    flat: list[object] = []
+    for row, result in enumerate(results, first):
+        key, kind, subject, time = result.key, result.kind, result.subject, result.time
+        data, trace = result.data, result.traceparent
+        # Each named, not `*columns`: a row costs half.
+        flat += (row, key, kind, subject, time, data, trace, result_sum(row, key, kind, subject, time, data, trace))
+    return flat
 
 
 def read_result(row: Sequence[Any], route: str, correct: Callable[[int, float], tuple[float, str]]) -> StoredResult:

@@ -16,9 +16,9 @@ from gatewayd.spool import sql
 from gatewayd.spool.cap import REASON
 from gatewayd.spool.migrations import route_range
 from gatewayd.spool.ring import Spill, Tally
+from gatewayd.spool.rows import result_columns
 from gatewayd.spool.sizes import n_too_many
 from gatewayd.spool.store import Store
-from gatewayd.spool.sums import result_sum
 
 Held = Mapping[tuple[str, Share], tuple[int, int]]  # (sink, share) -> first and last result on their way, as indices
 
@@ -80,13 +80,9 @@ def _n_without_room(store: Store, spill: Spill) -> int:
 def _insert(store: Store, spill: Spill, n_lost: int) -> list[int]:
     kept = spill.results[n_lost:]
     rows = store.next_rows(spill.route, len(kept))
-    flat: list[object] = []
-    for row, result in zip(rows, kept, strict=True):
-        columns = (row, result.key, result.kind, result.subject, result.time, result.data, result.traceparent)
-        flat += (*columns, result_sum(*columns))
     keys = store._recent_keys(spill.route, store.positions.route_id(spill.route))
     keys.stage(result.key for result in spill.results)
     # Not buffered: what a sink has had is resolved right after, and that looks at the table.
-    sql.insert(store.connection, "results", store._results + flat)
+    sql.insert(store.connection, "results", store._results + result_columns(kept, rows.start))
     store._results = []
     return [0] * n_lost + list(rows)

@@ -30,10 +30,10 @@ from gatewayd.spool.migrations import SEQ_MASK, route_range
 from gatewayd.spool.outgoing import Outgoing
 from gatewayd.spool.policy import DEFAULT, RoutePolicy
 from gatewayd.spool.positions import Positions
-from gatewayd.spool.recent import MAX_KEYS, RecentKeys, Seen, fingerprint
-from gatewayd.spool.rows import encode_props
+from gatewayd.spool.recent import MAX_KEYS, RecentKeys, Seen
+from gatewayd.spool.rows import encode_props, result_columns
 from gatewayd.spool.sizes import n_too_many, work_bytes
-from gatewayd.spool.sums import journal_sum, result_sum
+from gatewayd.spool.sums import journal_sum
 
 OnEvent = Callable[[str, Mapping[str, object]], None]
 
@@ -266,7 +266,9 @@ class Store:
         return read_books(self._connection)
 
     def next_rows(self, route: str, n: int) -> range:
-        """The ids of `n` new rows of the route."""
+        """The ids of `n` new rows of the route. Raises FatalError when there are no more numbers."""
+        if self._seq + n > SEQ_MASK:
+            raise FatalError("the spool has numbered all the rows it can: move it aside and start a fresh one")
         first = route_range(self.positions.route_id(route))[0] | (self._seq + 1)
         self._seq += n
         return range(first, first + n)
@@ -315,30 +317,13 @@ class Store:
         return ids
 
     def _add_results(self, route: str, route_id: int, results: Sequence[NewResult], room: int) -> None:
-        keys = self._recent_keys(route, route_id)
-        young, old, staged = keys.young, keys.old, keys.staged
-        base, seq, extend = route_range(route_id)[0], self._seq, self._results.extend
-        n_evicted = n_too_many([len(result.data) for result in results], room)
-        n_new, n_lost = 0, 0
-        for index, result in enumerate(results):
-            key = result.key
-            mark = fingerprint(key)
-            if mark in staged or mark in young or mark in old:
-                continue
-            staged.add(mark)
-            n_new += 1
-            if index < n_evicted:
-                n_lost += 1
-                continue
-            seq += 1
-            row = (base | seq, key, result.kind, result.subject, result.time, result.data, result.traceparent)
-            extend((*row, result_sum(*row)))
-        self._seq = seq
-        if seq > SEQ_MASK:
-            raise FatalError("the spool has numbered all the rows it can: move it aside and start a fresh one")
-        self._count_produced(route, n_new, n_lost)
-        if n_new < len(results):
-            self._emit("duplicates", {"route": route, "n": len(results) - n_new})
+        new = self._recent_keys(route, route_id).stage_new(results)
+        n_lost = n_too_many([len(result.data) for result in new], room)
+        kept = new[n_lost:]
+        self._results += result_columns(kept, self.next_rows(route, len(kept)).start)
+        self._count_produced(route, len(new), n_lost)
+        if len(new) < len(results):
+            self._emit("duplicates", {"route": route, "n": len(results) - len(new)})
 
     def _count_produced(self, route: str, n_new: int, n_lost: int) -> None:
         for sink in self.positions.sinks(route):
