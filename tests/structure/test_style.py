@@ -38,7 +38,6 @@ FORBIDDEN = {
     "microbatch": "batch",
 }
 # A library's own name for a thing.
-# Names that libraries have given.
 ALLOWED_NAMES = {"middleware", "middlewares", "backlog", "InferenceSession", "_process_ingress_batch"}
 
 
