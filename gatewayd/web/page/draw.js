@@ -77,6 +77,15 @@ function edge(from, to, isOn, isCut) {
   return h("path", { class: `edge${isCut ? " cut" : isOn ? " on" : ""}`, d: `M${from.x},${from.y}${bend}` });
 }
 
+// On a phone: one line from each stage to the next.
+function between(stages, edges, at) {
+  return stages.slice(1).map((stage, index) => {
+    const last = stages[index].boxes.at(-1), mine = edges.filter((one) => at.has(one.to) && at.get(one.to).index === index + 1);
+    const from = at.get(last.key).out, to = at.get(stage.boxes[0].key).in;
+    return edge(from, { x: from.x, y: to.y }, mine.some((one) => one.on), mine.length > 0 && mine.every((one) => one.cut));
+  });
+}
+
 // `stages`: columns of {key, title, lines, state, word}; `edges`: {from, to, on, cut} by key.
 export function picture(stages, edges, width, words) {
   const isNarrow = width < 720;
@@ -103,7 +112,7 @@ export function picture(stages, edges, width, words) {
     y += isNarrow ? 8 : 0;
   });
   const height = (isNarrow ? y : total) + 4;
-  const lines = isNarrow ? [] : edges.filter((one) => at.has(one.from) && at.has(one.to))
+  const lines = isNarrow ? between(stages, edges, at) : edges.filter((one) => at.has(one.from) && at.has(one.to))
     .map((one) => edge(at.get(one.from).out, at.get(one.to).in, one.on, one.cut));
   return h("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": words, width, height }, ...lines, ...parts);
 }
