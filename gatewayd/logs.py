@@ -149,10 +149,6 @@ class LogTail(logging.Handler):
         """From now on."""
         logging.getLogger().addHandler(self)
 
-    def end(self) -> None:
-        """No more."""
-        logging.getLogger().removeHandler(self)
-
     def emit(self, record: logging.LogRecord) -> None:
         """One line. May be called from any thread, under the handler's lock."""
         said = record.msg if isinstance(record.msg, dict) else {"event": str(record.getMessage())[:_MAX_LINE]}
