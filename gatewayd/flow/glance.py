@@ -1,6 +1,6 @@
 """What one route notes in passing, so that somebody who looks later sees its latest results and how long they took.
 
-Invariant: a note costs the same for a batch of one message and of a thousand (about half a microsecond), and memory is
+Invariant: a note costs the same for a batch of one message and of a thousand (one or two microseconds), and memory is
 bounded in count and in bytes, whether anybody looks or not.
 """
 

@@ -210,3 +210,19 @@ async def test_the_login_lets_in_who_knows_the_token(gateway: Gateway, page: Pag
     page.told.clear()  # what was asked for before the login
     log = (gateway.folder / "gatewayd.log").read_text()
     assert "a token of some length" not in log
+
+
+async def test_a_tab_that_nobody_sees_is_not_served(gateway: Gateway, page: Page) -> None:
+    gateway.start()
+    await open_page(page, gateway)
+    await page.until(f"{STATE} === 'empty'")
+    hide = "Object.defineProperty(document, 'hidden', {{value: {}, configurable: true}});"
+    hide += "document.dispatchEvent(new Event('visibilitychange'))"
+    assert gateway.get("/flow")["listeners"] == 1
+
+    await page.look(hide.format("true"))
+    wait_until(lambda: gateway.get("/flow")["listeners"] == 0, 30, gateway.describe)
+    await page.look(hide.format("false"))
+
+    wait_until(lambda: gateway.get("/flow")["listeners"] == 1, 30, gateway.describe)
+    await page.until("document.getElementById('link').textContent === 'live'")

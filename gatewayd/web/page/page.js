@@ -313,6 +313,8 @@ async function gone() {
 }
 
 function follow() {
+  if (stream) stream.close();
+  if (document.hidden) return;
   stream = new EventSource("/flow/events");
   stream.addEventListener("open", () => { $("log").replaceChildren(); deadShown = -1; });
   stream.addEventListener("flow", (event) => { flow = JSON.parse(event.data); lastAt = flow.time; wait = 1000; linked(true); show(); });
@@ -325,6 +327,9 @@ $("requeue-all").addEventListener("click", () => confirmed("requeue", { all: tru
 $("purge-all").addEventListener("click", () => confirmed("purge", { all: true }, "all dead letters"));
 $("dialog-close").addEventListener("click", () => $("dialog").close());
 $("level").addEventListener("change", () => { $("log").dataset.level = $("level").value; });
+document.addEventListener("visibilitychange", () => {  // a tab that nobody sees costs the gateway nothing
+  if (document.hidden) { stream.close(); $("link").className = "pill"; text("link", "paused"); } else follow();
+});
 addEventListener("resize", () => { if (flow) showPicture(flow); });
 fetch("/session").then((answer) => answer.json()).then((session) => { $("logout").hidden = !session.login; }).catch(() => {});
 follow();
