@@ -103,23 +103,23 @@ def make_app(config: Web, views: Views, access: Access, events: Events | None = 
     app.on_response_prepare.append(_harden)
     endpoints = _Endpoints(views, access)
     for path, handle in endpoints.by_path().items():
-        app.router.add_get(path, handle)
+        app.router.add_get(path, handle, expect_handler=_expect)
     for name in _FILES:
-        app.router.add_get(f"/{name}", endpoints.file)
-    app.router.add_get("/login", endpoints.login_page)
-    app.router.add_post("/login", endpoints.login)
-    app.router.add_post("/logout", endpoints.logout)
-    app.router.add_get("/session", endpoints.session)
+        app.router.add_get(f"/{name}", endpoints.file, expect_handler=_expect)
+    app.router.add_get("/login", endpoints.login_page, expect_handler=_expect)
+    app.router.add_post("/login", endpoints.login, expect_handler=_expect)
+    app.router.add_post("/logout", endpoints.logout, expect_handler=_expect)
+    app.router.add_get("/session", endpoints.session, expect_handler=_expect)
     if events is not None:
-        app.router.add_get(EVENTS, events.handle)
+        app.router.add_get(EVENTS, events.handle, expect_handler=_expect)
     if views.spool is not None:
         letters = Letters(views.spool, access, views.shows_input, views.changed)
-        app.router.add_get("/dead", letters.ls)
-        app.router.add_get("/dead/{id}", letters.show)
-        app.router.add_post("/dead/requeue", letters.requeue)
-        app.router.add_post("/dead/purge", letters.purge)
+        app.router.add_get("/dead", letters.ls, expect_handler=_expect)
+        app.router.add_get("/dead/{id}", letters.show, expect_handler=_expect)
+        app.router.add_post("/dead/requeue", letters.requeue, expect_handler=_expect)
+        app.router.add_post("/dead/purge", letters.purge, expect_handler=_expect)
     if views.switches:
-        app.router.add_post("/switch/{name}", endpoints.switch)
+        app.router.add_post("/switch/{name}", endpoints.switch, expect_handler=_expect)
     return app
 
 
@@ -228,6 +228,14 @@ class _Endpoints:
 
 def _json(body: Answer, *, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+async def _expect(request: web.Request) -> None:
+    """`Expect: 100-continue` and nothing else. aiohttp's own repeats what it got, and fails where that is no UTF-8."""
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        raise web.HTTPExpectationFailed(text="100-continue is all that can be expected\n")
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def _harden(_request: web.Request, answer: web.StreamResponse) -> None:

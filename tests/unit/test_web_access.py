@@ -1,5 +1,6 @@
 """Who gets in, who may change, and who is turned away."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,13 @@ async def test_the_page_is_light_and_comes_compressed_once(tmp_path: Path) -> No
 def test_what_would_be_open_by_accident_does_not_start(config: Web, token: str | None, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         WebServer(config, views(), token=token)
+
+
+async def test_what_is_expected_of_us_is_not_repeated(tmp_path: Path) -> None:
+    async with page(tmp_path) as served:
+        host, port = served.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /flow HTTP/1.1\r\nHost: localhost\r\nExpect: \x80\r\n\r\n")
+
+        assert b" 417 " in await reader.readline()
+        writer.close()
