@@ -5,6 +5,8 @@
 """
 
 import asyncio
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from gatewayd.board.watch import run_board
 from gatewayd.checked import load_checked
 from gatewayd.config.environment import Environment, gateway_id, resolve_paths
 from gatewayd.daemon import Life, close_parts, run_parts
+from gatewayd.flow.watch import FlowWatch
 from gatewayd.liveness import Liveness
-from gatewayd.logs import set_up
+from gatewayd.logs import LogTail, set_up
 from gatewayd.memory import keep_for_good, share_one_arena
 from gatewayd.ports import Clock
 from gatewayd.reload import run_reload
@@ -25,17 +28,20 @@ from gatewayd.swap import Renewals, run_renewals, run_sweeps
 from gatewayd.systemd import Notifier, watchdog_interval_s
 from gatewayd.telemetry import Telemetry
 from gatewayd.web.server import Views, WebServer
+from gatewayd.web.views import Switch
 from gatewayd.wiring import JOURNALED_CALL_S, Parts, build, lay_ground
 
 log = structlog.get_logger(__name__)
 
+Switches = Mapping[str, Switch]
+_NO_SWITCHES: Switches = {}
 _BEAT_S = 1.0
 _LOOP_LIMIT_S = 15.0  # a loop that does not turn for so long is stuck
 _SPOOL_LIMIT_S = 60.0  # a flash card that erases may stall a commit for seconds, not for a minute
 
 
-async def run_service(path: Path, environment: Environment) -> None:
-    """Run until SIGTERM. Raises ConfigErrors before anything was changed."""
+async def run_service(path: Path, environment: Environment, switches: Switches = _NO_SWITCHES) -> None:
+    """Run until SIGTERM. Raises ConfigErrors before anything was changed. `switches`: for the page of the demo."""
     share_one_arena()
     config = load_checked(path)
     set_up(config.log, environment)
@@ -46,19 +52,22 @@ async def run_service(path: Path, environment: Environment) -> None:
     life = Life.begin()
     life.listen(asyncio.get_running_loop())
     try:
-        await _run(parts, life, notifier, environment, path)
+        await _run(parts, life, notifier, environment, path, switches)
     finally:
         await close_parts(parts)
         await asyncio.to_thread(telemetry.shutdown)
     log.info("stopped", clean=True)
 
 
-async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Environment, path: Path) -> None:
+async def _run(
+    parts: Parts, life: Life, notifier: Notifier, environment: Environment, path: Path, switches: Switches
+) -> None:
     liveness = Liveness()
     depths = Depths()
     renewals = Renewals()
     observe(parts, depths)
-    web = await start_web(parts, liveness, depths)
+    flow = FlowWatch(parts, depths, parts.ground.config.web, partial(_switches_shown, switches))
+    web = await start_web(parts, liveness, depths, flow, switches)
     try:
         async with asyncio.TaskGroup() as tasks:
             helpers = [
@@ -71,6 +80,8 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
                 tasks.create_task(run_sweeps(parts), name="sweeps"),
                 tasks.create_task(run_board(parts.board, parts.models.stats), name="board"),
             ]
+            if web is not None:
+                helpers.append(tasks.create_task(flow.run(), name="flow"))
             await run_parts(parts, life, started=lambda: _started(parts, notifier), stopping=notifier.stopping)
             for task in helpers:
                 task.cancel()
@@ -79,11 +90,15 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
             await web.stop()
 
 
-async def start_web(parts: Parts, liveness: Liveness, depths: Depths) -> WebServer | None:
-    """The local endpoints, unless switched off."""
+async def start_web(
+    parts: Parts, liveness: Liveness, depths: Depths, flow: FlowWatch, switches: Switches
+) -> WebServer | None:
+    """The page and the local endpoints, unless switched off."""
     config = parts.ground.config
     if not config.web.enabled:
         return None
+    tail = LogTail(config.web.max_log_lines, config.log.repeat_s)
+    tail.begin()
 
     async def books() -> dict[str, Any]:
         return (await parts.spool.books()).totals()
@@ -94,10 +109,24 @@ async def start_web(parts: Parts, liveness: Liveness, depths: Depths) -> WebServ
         ready=lambda: _missing(parts),
         status=lambda: status(parts, depths),
         books=books,
+        flow=flow,
+        log=tail,
+        spool=parts.ground.paths.spool,
+        shows_input=lambda route: route in parts.routes and parts.routes[route].context.config.include_input,
+        denied=parts.ground.telemetry.web_denied,
+        changed=parts.ground.telemetry.web_changed,
+        switches=switches,
     )
-    server = WebServer(config.web, views)
+    secret = config.web.token
+    token = None if secret is None else parts.ground.secret(secret, "web.token")
+    server = WebServer(config.web, views, token=token, beside=parts.ground.paths.config_dir)
     await server.start()
     return server
+
+
+def _switches_shown(switches: Switches) -> dict[str, Any]:
+    """What they add to /flow: nothing, where there are none."""
+    return {"switches": {name: switch.shown() for name, switch in switches.items()}} if switches else {}
 
 
 def _missing(parts: Parts) -> str | None:

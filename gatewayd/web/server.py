@@ -1,56 +1,62 @@
-"""The local HTTP endpoints /metrics, /healthz, /readyz, /status and /books.
+"""The local page and HTTP endpoints: for this machine unless the config says otherwise.
 
-Nothing here changes anything: GET and HEAD are the only methods. A page in somebody's browser must not read what is
-here either, so a request whose Host is a name that is not ours is turned away (DNS rebinding).
+A page in somebody's browser must not read what is here, so a request whose Host is a name that is not ours is turned
+away (DNS rebinding). Who may look and change is decided in gatewayd.web.access.
 """
 
 import asyncio
-import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from gatewayd.config.cross import is_loopback
-from gatewayd.config.schema import Web
+from gatewayd.config.cross_web import is_guarded, is_loopback
+from gatewayd.config.schema import Web, WebTls
 from gatewayd.errors import ConfigError
+from gatewayd.web.access import COOKIE, MIN_TOKEN, Access
+from gatewayd.web.assets import POLICY, Assets
+from gatewayd.web.events import Events
+from gatewayd.web.hosts import allowed_names, is_our_name
+from gatewayd.web.letters import Letters
+from gatewayd.web.views import Answer, Views
+
+__all__ = ["Views", "WebServer", "allowed_names", "is_our_name"]
 
 log = structlog.get_logger(__name__)
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' text format
+EVENTS = "/flow/events"
 _MAX_AT_ONCE = 16  # requests in the making; more wait in the kernel's queue or are answered 503
 _ANSWER_S = 10.0
+_CLOSE_S = 2.0  # what is being answered when the daemon stops has so long
 _MAX_REQUEST_BYTES = 8190
+_FILES = ("page.css", "page.js", "draw.js", "icon.svg")
 
-Answer = Mapping[str, Any]
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Views:
-    """What the endpoints show. `metrics` is called in a thread, the others in the event loop."""
-
-    metrics: Callable[[], bytes]  # Prometheus text
-    stuck: Callable[[], str | None]  # the part that does not move, in words; None: alive
-    ready: Callable[[], str | None]  # what is still missing, in words; None: spool open and routes running
-    status: Callable[[], Answer]
-    books: Callable[[], Awaitable[Answer]]
-
-
 class WebServer:
-    """The listening server. `start` and `stop` once each."""
+    """The listening server. `start` and `stop` once each. Raises ConfigError where it would be open by accident."""
 
-    def __init__(self, config: Web, views: Views) -> None:
+    def __init__(self, config: Web, views: Views, *, token: str | None = None, beside: Path = Path()) -> None:
+        """`token`: the value of `web.token`. `beside`: the folder of config.toml, for files of `web.tls`."""
+        if not is_loopback(config.host) and not is_guarded(config):
+            raise ConfigError("web.host", "is no loopback address: it needs `token` or `tls.client_ca_file`")
+        if token is not None and len(token) < MIN_TOKEN:
+            raise ConfigError("web.token", f"is too short to be safe: at least {MIN_TOKEN} characters")
         self._config = config
+        self._tls = None if config.tls is None else _tls(config.tls, beside)
+        self._events = None if views.flow is None else Events(config, views.flow, views.log)
         self._runner = web.AppRunner(
-            make_app(config, views),
+            make_app(config, views, Access(config, token, views.denied), self._events),
             access_log=None,
             handle_signals=False,
+            shutdown_timeout=_CLOSE_S,
             max_line_size=_MAX_REQUEST_BYTES,
             max_field_size=_MAX_REQUEST_BYTES,
         )
@@ -58,7 +64,7 @@ class WebServer:
     async def start(self) -> str:
         """Listen; the base URL. Raises ConfigError when the address cannot be had."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._config.host, self._config.port, backlog=64)
+        site = web.TCPSite(self._runner, self._config.host, self._config.port, backlog=64, ssl_context=self._tls)
         try:
             await site.start()
         except (OSError, socket.gaierror) as failure:
@@ -66,42 +72,136 @@ class WebServer:
             address = f"{self._config.host}:{self._config.port}"
             raise ConfigError("web", f"cannot listen on {address}: {failure.strerror}: choose another port") from None
         host, port = self._runner.addresses[0][:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        log.info("web endpoints are up", url=url)
+        scheme = "http" if self._tls is None else "https"
+        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        log.info("the page is up", url=url)
         return url
 
     async def stop(self) -> None:
         """Stop listening and let go of connections."""
+        if self._events is not None:
+            self._events.closing.set()
         await self._runner.cleanup()
 
 
-def make_app(config: Web, views: Views) -> web.Application:
+def _tls(config: WebTls, beside: Path) -> ssl.SSLContext:
+    """For a server. Raises ConfigError."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(beside / config.cert_file, beside / config.key_file)
+        if config.client_ca_file is not None:
+            context.load_verify_locations(beside / config.client_ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as failure:
+        raise ConfigError("web.tls", f"certificate, key or authorities cannot be read: {failure}") from None
+    return context
+
+
+def make_app(config: Web, views: Views, access: Access, events: Events | None = None) -> web.Application:
     """The application, without a socket."""
-    app = web.Application(middlewares=[_guard(config)], client_max_size=0)
-    endpoints = _Endpoints(views)
+    app = web.Application(middlewares=[_guard(config, access)], client_max_size=config.max_body_bytes)
+    app.on_response_prepare.append(_harden)
+    endpoints = _Endpoints(views, access)
     for path, handle in endpoints.by_path().items():
-        app.router.add_get(path, handle)
+        app.router.add_get(path, handle, expect_handler=_expect)
+    for name in _FILES:
+        app.router.add_get(f"/{name}", endpoints.file, expect_handler=_expect)
+    app.router.add_get("/login", endpoints.login_page, expect_handler=_expect)
+    app.router.add_post("/login", endpoints.login, expect_handler=_expect)
+    app.router.add_post("/logout", endpoints.logout, expect_handler=_expect)
+    app.router.add_get("/session", endpoints.session, expect_handler=_expect)
+    if events is not None:
+        app.router.add_get(EVENTS, events.handle, expect_handler=_expect)
+    if views.spool is not None:
+        letters = Letters(views.spool, access, views.shows_input, views.changed)
+        app.router.add_get("/dead", letters.ls, expect_handler=_expect)
+        app.router.add_get("/dead/{id}", letters.show, expect_handler=_expect)
+        app.router.add_post("/dead/requeue", letters.requeue, expect_handler=_expect)
+        app.router.add_post("/dead/purge", letters.purge, expect_handler=_expect)
+    if views.switches:
+        app.router.add_post("/switch/{name}", endpoints.switch, expect_handler=_expect)
     return app
 
 
 class _Endpoints:
     """One method an endpoint."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: Views, access: Access) -> None:
         self._views = views
+        self._access = access
+        self._assets = Assets()
 
     def by_path(self) -> Mapping[str, Handle]:
         return {
             "/": self.index,
             "/books": self.books,
+            "/flow": self.flow,
             "/healthz": self.healthz,
             "/metrics": self.metrics,
             "/readyz": self.readyz,
             "/status": self.status,
         }
 
-    async def index(self, _request: web.Request) -> web.Response:
+    async def index(self, request: web.Request) -> web.Response:
+        """The page for a browser, the list of endpoints for a program."""
+        if "text/html" in request.headers.get("Accept", ""):
+            return self._assets.serve(request, "page.html")
         return _json({"endpoints": [path for path in self.by_path() if path != "/"]})
+
+    async def file(self, request: web.Request) -> web.Response:
+        """One of the page's files."""
+        return self._assets.serve(request, request.path.removeprefix("/"))
+
+    async def login_page(self, request: web.Request) -> web.Response:
+        """The form."""
+        return self._assets.serve(request, "login.html")
+
+    async def login(self, request: web.Request) -> web.Response:
+        """`POST /login` with the form field `token`: a cookie, and back to the page; to the form where it is wrong."""
+        given = (await request.post()).get("token", "")
+        try:
+            cookie = self._access.login(request, given if isinstance(given, str) else "")
+        except web.HTTPUnauthorized:
+            raise web.HTTPSeeOther("/login?wrong=1") from None
+        answer = web.Response(status=303, headers={"Location": "/"})
+        self._access.set_cookie(answer, cookie)
+        return answer
+
+    async def session(self, request: web.Request) -> web.Response:
+        """`GET /session`: whether the page was logged in to, and has a way out."""
+        return _json({"login": self._access.has_session(request)})
+
+    async def logout(self, request: web.Request) -> web.Response:
+        """`POST /logout`."""
+        self._access.logout(request)
+        answer = web.Response(status=303, headers={"Location": "/login"})
+        answer.del_cookie(COOKIE, path="/")
+        return answer
+
+    async def switch(self, request: web.Request) -> web.Response:
+        """`POST /switch/<name>` with `{"on": true}`: only where somebody registered switches, as the demo does."""
+        self._access.check_change(request)
+        switch = self._views.switches.get(request.match_info["name"])
+        if switch is None:
+            raise web.HTTPNotFound
+        try:
+            wanted = msgspec.json.decode(await request.read(), type=dict[str, bool])["on"]
+        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
+            raise web.HTTPBadRequest(text='say {"on": true} or {"on": false}\n') from None
+        switch.set(wanted)
+        return _json({"on": wanted})
+
+    async def flow(self, _request: web.Request) -> web.Response:
+        """The whole flow as one JSON object: see docs/guides/page.md for its fields.
+
+        gateway, version, uptime_s, time · broker · routes by name · spool · sinks by name · models by name · board ·
+        books · tiers · troubles (what is wrong, in words) · history (the charts of the last `web.history_s`).
+        """
+        if self._views.flow is None:
+            raise web.HTTPNotFound
+        flow = self._views.flow.flow()
+        history = msgspec.json.encode(self._views.flow.history())
+        return web.Response(body=flow[:-1] + b',"history":' + history + b"}", content_type="application/json")
 
     async def metrics(self, _request: web.Request) -> web.Response:
         body = await asyncio.to_thread(self._views.metrics)
@@ -130,8 +230,34 @@ def _json(body: Answer, *, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
 
 
-def _guard(config: Web) -> Any:
-    """Host check, a bound on requests at once and on the time of each."""
+async def _expect(request: web.Request) -> None:
+    """`Expect: 100-continue` and nothing else. aiohttp's own repeats what it got, and fails where that is no UTF-8."""
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        raise web.HTTPExpectationFailed(text="100-continue is all that can be expected\n")
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def _harden(_request: web.Request, answer: web.StreamResponse) -> None:
+    """Headers of every answer, errors and streams included."""
+    for name, value in _HEADERS.items():
+        answer.headers.setdefault(name, value)
+    answer.headers["Server"] = "gatewayd"  # and not which library, in which version
+
+
+_HEADERS: Mapping[str, str] = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+def _guard(config: Web, access: Access) -> Any:
+    """Host check, who may, a bound on requests at once and on the time of each."""
     names = allowed_names(config.host)
     room = asyncio.Semaphore(_MAX_AT_ONCE)
 
@@ -139,39 +265,16 @@ def _guard(config: Web) -> Any:
     async def guard(request: web.Request, handler: Handle) -> web.StreamResponse:
         if not is_our_name(request.headers.get("Host", ""), names):
             raise web.HTTPForbidden(text="this host name is not one of the gateway's: use its address\n")
+        access.check(request)
+        if request.path == EVENTS:  # has a bound of its own, and no end
+            return await handler(request)
         if room.locked():
             raise web.HTTPServiceUnavailable(text="too many requests at once\n", headers={"Retry-After": "1"})
         async with room:
             try:
                 async with asyncio.timeout(_ANSWER_S):
-                    answer = await handler(request)
+                    return await handler(request)
             except TimeoutError:
                 raise web.HTTPServiceUnavailable(text="no answer in time\n") from None
-        answer.headers["Cache-Control"] = "no-store"
-        answer.headers["X-Content-Type-Options"] = "nosniff"
-        return answer
 
     return guard
-
-
-def allowed_names(host: str) -> Sequence[str] | None:
-    """The host names a request may be for beside plain addresses; None: any address, and this machine's names."""
-    return ("localhost",) if is_loopback(host) else None
-
-
-def is_our_name(header: str, names: Sequence[str] | None) -> bool:
-    """Whether the Host header names this gateway.
-
-    An attacker's page can make its own name point here, but cannot make a browser send an address it did not use. So
-    addresses pass (loopback ones alone when we listen on loopback), and of names only our own.
-    """
-    try:
-        host = urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return False
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        own = ("localhost", socket.gethostname().lower()) if names is None else names
-        return host in own
-    return names is None or address.is_loopback
