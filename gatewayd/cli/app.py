@@ -12,6 +12,7 @@ from gatewayd.cli.learn_app import add_commands
 from gatewayd.cli.options import ConfigOption, JsonOption
 from gatewayd.cli.prove_app import audit, route
 from gatewayd.cli.spool_app import spool
+from gatewayd.cli.terminal_app import add_terminal
 
 app = typer.Typer(
     name="gatewayd",
@@ -26,6 +27,7 @@ app.add_typer(models, name="models")
 add_commands(models)
 app.add_typer(audit, name="audit")
 app.add_typer(route, name="route")
+add_terminal(app)
 
 
 def _run(coroutine: Coroutine[Any, Any, bool | None]) -> bool:
