@@ -126,7 +126,7 @@ async def run_route(parts: Parts, part: RoutePart) -> None:
             from gatewayd.cascade.escalation import run_cascade  # not at the top: a gateway without tiers starts faster
 
             tasks.create_task(run_cascade(cascade.escalations), name=f"cascade[{context.name}]")
-        part.state = "running"
+        part.state, part.problem = "running", ""
 
 
 async def _start_handler(parts: Parts, part: RoutePart) -> bool:
@@ -134,7 +134,7 @@ async def _start_handler(parts: Parts, part: RoutePart) -> bool:
     try:
         await runner.start(parts.models_of(context.name))
     except (ModelError, ConfigError) as error:
-        part.state = "waiting for its model"
+        part.state, part.problem = "waiting for its model", str(error)
         log.error(
             "route waits for its model, messages are journaled",
             route=context.name,

@@ -8,7 +8,9 @@ import os
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, MutableMapping
+from contextlib import nullcontext
 from typing import Any, TextIO
 
 import structlog
@@ -24,6 +26,8 @@ Processor = Callable[[Any, str, Event], Any]
 _MASKED_WORDS = frozenset({"password", "passwd", "token", "secret", "payload", "authorization", "credential"})
 _WORD = re.compile("[a-z]+")
 _SYSLOG = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+_MAX_LINE = 500  # characters of a value in the tail
+_NOT_SHOWN = {"event", "level", "timestamp", "logger", "exc_info", "exception", "stack_info"}
 _MAX_KEYS = 1000  # remembered: they come from config and code, this is for the day they do not
 
 
@@ -49,7 +53,8 @@ def set_up(config: Log, environment: Environment, stream: TextIO | None = None) 
     )
     handler.addFilter(LibraryRepeats(config.repeat_s, time.monotonic))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    tails = [one for one in root.handlers if isinstance(one, LogTail)]  # a reload leaves them
+    root.handlers[:] = [handler, *tails]
     root.setLevel(_level(config))
 
 
@@ -126,6 +131,45 @@ class LibraryRepeats:
             self._said.clear()
         self._said[key] = now
         return True
+
+
+class LogTail(logging.Handler):
+    """The latest log lines in memory, for the page and `gatewayd tail`. Each has a number, so that gaps show.
+
+    Masked as the log itself is, and without tracebacks: those are for the log.
+    """
+
+    def __init__(self, max_lines: int, repeat_s: float) -> None:
+        super().__init__()
+        self.addFilter(LibraryRepeats(repeat_s, time.monotonic))
+        self.lines: deque[dict[str, Any]] = deque(maxlen=max_lines)
+        self.n = 0
+
+    def begin(self) -> None:
+        """From now on."""
+        logging.getLogger().addHandler(self)
+
+    def end(self) -> None:
+        """No more."""
+        logging.getLogger().removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line. May be called from any thread, under the handler's lock."""
+        said = record.msg if isinstance(record.msg, dict) else {"event": str(record.getMessage())[:_MAX_LINE]}
+        fields = {
+            name: value if isinstance(value, int | float | bool | None) else str(value)[:_MAX_LINE]
+            for name, value in said.items()
+            if name not in _NOT_SHOWN
+        }
+        self.n += 1
+        event = str(said.get("event", ""))
+        head = {"number": self.n, "time": record.created, "level": record.levelname.lower(), "event": event}
+        self.lines.append({**head, "logger": record.name, "fields": fields})
+
+    def since(self, number: int) -> list[dict[str, Any]]:
+        """The lines after that one, the oldest first."""
+        with self.lock or nullcontext():
+            return [line for line in self.lines if line["number"] > number]
 
 
 class RateLimited:

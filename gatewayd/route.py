@@ -24,6 +24,7 @@ from gatewayd.cascade.note import without_note
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
 from gatewayd.errors import GivesWay, RejectedError, SpoolFull, TransientError
+from gatewayd.flow.glance import Glance
 from gatewayd.lanes import Calls
 from gatewayd.payloads import Decoder
 from gatewayd.ports import Clock, DeadLetter, Draw, NewResult, RawMessage, Source, Spool, Work
@@ -111,6 +112,7 @@ class RouteContext:
     calls: CallTimes = UNKNOWN  # how long a batch takes from the queue to its answer, on a direct route
     in_call: Calls = field(default_factory=Calls)  # held from an attempt at journal entries to its commit
     cascade: Cascade | None = None
+    glance: Glance = field(default_factory=Glance)
 
 
 @dataclass(slots=True)
@@ -282,11 +284,13 @@ async def handle(context: RouteContext, pairs: Sequence[Pair], window: Window | 
     started_s = context.clock.monotonic()
     with context.report.process(context.name, [raw for raw, _ in pairs]) as span:
         answer = await context.runner.answer(batch, lane)
-    context.report.batch_handled(context.name, len(pairs), context.clock.monotonic() - started_s)
+    call_s, finished = context.clock.monotonic() - started_s, context.clock.now()
+    context.report.batch_handled(context.name, len(pairs), call_s)
+    context.glance.answered(finished, len(pairs), call_s, max(0.0, finished - pairs[0][0].time))
     results = new_results(
         batch,
         answer,
-        finished=context.clock.now(),
+        finished=finished,
         traceparents=_traceparents(pairs, span.traceparent),
         include_input=context.config.include_input,
     )
@@ -349,6 +353,7 @@ def _report(context: RouteContext, work: Work) -> None:
         context.report.handled(context.name, work.handled)
     if work.results:
         context.report.spooled(context.name, len(work.results))
+        context.glance.committed(work.results)
     for letter in work.dead:
         context.report.buried(context.name, letter.reason, 1)
         log.warning("message buried", route=context.name, reason=letter.reason, topic=letter.topic, key=letter.key)

@@ -15,8 +15,9 @@ from gatewayd.board.watch import run_board
 from gatewayd.checked import load_checked
 from gatewayd.config.environment import Environment, gateway_id, resolve_paths
 from gatewayd.daemon import Life, close_parts, run_parts
+from gatewayd.flow.watch import FlowWatch
 from gatewayd.liveness import Liveness
-from gatewayd.logs import set_up
+from gatewayd.logs import LogTail, set_up
 from gatewayd.memory import share_one_arena
 from gatewayd.ports import Clock
 from gatewayd.reload import note_running, run_reload
@@ -59,7 +60,8 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
     depths = Depths()
     renewals = Renewals()
     observe(parts, depths)
-    web = await start_web(parts, liveness, depths)
+    flow = FlowWatch(parts, depths, parts.ground.config.web)
+    web = await start_web(parts, liveness, depths, flow)
     try:
         async with asyncio.TaskGroup() as tasks:
             helpers = [
@@ -72,6 +74,8 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
                 tasks.create_task(run_sweeps(parts), name="sweeps"),
                 tasks.create_task(run_board(parts.board, parts.models.stats), name="board"),
             ]
+            if web is not None:
+                helpers.append(tasks.create_task(flow.run(), name="flow"))
             await run_parts(parts, life, started=lambda: _started(parts, notifier), stopping=notifier.stopping)
             for task in helpers:
                 task.cancel()
@@ -80,11 +84,13 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
             await web.stop()
 
 
-async def start_web(parts: Parts, liveness: Liveness, depths: Depths) -> WebServer | None:
-    """The local endpoints, unless switched off."""
+async def start_web(parts: Parts, liveness: Liveness, depths: Depths, flow: FlowWatch) -> WebServer | None:
+    """The page and the local endpoints, unless switched off."""
     config = parts.ground.config
     if not config.web.enabled:
         return None
+    tail = LogTail(config.web.max_log_lines, config.log.repeat_s)
+    tail.begin()
 
     async def books() -> dict[str, Any]:
         return (await parts.spool.books()).totals()
@@ -95,6 +101,8 @@ async def start_web(parts: Parts, liveness: Liveness, depths: Depths) -> WebServ
         ready=lambda: _missing(parts),
         status=lambda: status(parts, depths),
         books=books,
+        flow=flow,
+        log=tail,
     )
     server = WebServer(config.web, views)
     await server.start()

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from gatewayd import __version__
 from gatewayd.board.observed import observe_board
 from gatewayd.errors import ConfigError
 from gatewayd.memory import resident_bytes
+from gatewayd.spool.books import Books
 from gatewayd.spool.reader import SpoolReader
 from gatewayd.wiring import Parts
 
 log = structlog.get_logger(__name__)
 
+_LOOK_WATCHED_S = 1.0
 _LOOK_S = 10.0  # counting rows takes time that grows with the backlog; done beside the writer, on a reader of its own
 
 
@@ -30,16 +33,49 @@ class Depths:
     dead_letters: int = 0
     oldest_age_s: float = 0.0
     wal_bytes: int = 0
+    books: Books | None = None
+    looked_s: float = 0.0  # when, monotonic
+    took_s: float = 0.0
+    watched: asyncio.Event = field(default_factory=asyncio.Event)  # set while somebody looks at the figures
+
+    def watch(self, *, is_watched: bool) -> None:
+        """Whether somebody looks: the spool is looked at every second then, or less often where that takes long."""
+        if is_watched:
+            self.watched.set()
+        else:
+            self.watched.clear()
+
+    def age_s(self) -> float:
+        """How old the figures are."""
+        return time.monotonic() - self.looked_s if self.looked_s else 0.0
+
+    async def rest(self) -> None:
+        """Until the next look is due."""
+        if not self.watched.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self.watched.wait()
+        if self.watched.is_set():  # at most a twentieth of the time is spent on looks
+            await asyncio.sleep(min(_LOOK_S, max(_LOOK_WATCHED_S, 20 * self.took_s) - self.age_s()))
+
+    def pending_with(self, parts: Parts) -> dict[str, int]:
+        """Results not yet delivered, by sink: those in the file as of the last look, and those in memory now."""
+        pending = dict(self.pending)
+        for sink, n in parts.spool.rings.pending().items():
+            pending[sink] = pending.get(sink, 0) + n
+        return pending
 
 
 async def run_depths(depths: Depths, spool: Path) -> None:
     """Look every now and then, until cancelled."""
     while True:
+        began_s = time.monotonic()
         try:
             await asyncio.to_thread(_look, depths, spool)
         except (ConfigError, apsw.Error) as error:  # a full or slow disk: figures may be old, the daemon goes on
             log.warning("spool cannot be looked at", cause=str(error))
-        await asyncio.sleep(_LOOK_S)
+        depths.took_s = time.monotonic() - began_s
+        await depths.rest()
 
 
 def _look(depths: Depths, spool: Path) -> None:
@@ -53,24 +89,17 @@ def _look(depths: Depths, spool: Path) -> None:
     depths.journaled = {route: lines["journaled"] for route, lines in books.messages.items()}
     depths.dead_letters = kept.dead_letters
     depths.wal_bytes = kept.wal_bytes
+    depths.books, depths.looked_s = books, time.monotonic()
     depths.oldest_age_s = 0.0 if kept.oldest_time is None else max(0.0, time.time() - kept.oldest_time)
 
 
 def status(parts: Parts, depths: Depths) -> dict[str, Any]:
     """A snapshot, encodable as JSON; reads memory only, so it costs nothing and cannot block."""
-    source = parts.ground.config.source
     return {
         "gateway": parts.ground.gateway,
         "version": __version__,
         "uptime_s": round(parts.ground.clock.monotonic() - parts.started_at_s, 1),
-        "broker": {
-            "host": source.unix_socket or source.host,
-            "port": source.port,
-            "connected": parts.source.is_connected,
-            "subscribed": parts.source.is_subscribed,
-            "protocol": parts.source.protocol,
-            "acks_after_commit": parts.source.acks_after_commit,
-        },
+        "broker": shown_broker(parts),
         "routes": {
             name: {
                 "state": part.state,
@@ -81,13 +110,13 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
             }
             for name, part in parts.routes.items()
         },
-        **_cascades(parts),
-        "sinks": {name: _sink(parts, name) for name in parts.sinks},
+        **shown_cascades(parts),
+        "sinks": {name: shown_sink(parts, name) for name in parts.sinks},
         "spool": {
             "used_bytes": parts.spool.used_bytes,
             "max_bytes": parts.ground.config.spool.max_bytes,
             "written_bytes": parts.spool.written_bytes,
-            "pending": _pending(parts, depths),
+            "pending": depths.pending_with(parts),
             "in_memory": parts.spool.rings.sizes(),  # results that a power cut would take, by route
             "journaled": dict(depths.journaled),
             "dead_letters": depths.dead_letters,
@@ -101,7 +130,21 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
     }
 
 
-def _cascades(parts: Parts) -> dict[str, Any]:
+def shown_broker(parts: Parts) -> dict[str, Any]:
+    """The local bus: where it is, and whether it is there."""
+    source = parts.ground.config.source
+    return {
+        "host": source.unix_socket or source.host,
+        "port": source.port,
+        "connected": parts.source.is_connected,
+        "subscribed": parts.source.is_subscribed,
+        "protocol": parts.source.protocol,
+        "acks_after_commit": parts.source.acks_after_commit,
+    }
+
+
+def shown_cascades(parts: Parts) -> dict[str, Any]:
+    """Cascades by route, and tiers by name."""
     if not parts.cascades.parts:
         return {"cascades": {}, "tiers": {}}
     from gatewayd.cascade.shown import cascade_status, post_status  # not at the top: a gateway without tiers is lighter
@@ -112,15 +155,8 @@ def _cascades(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _pending(parts: Parts, depths: Depths) -> dict[str, int]:
-    """Results not yet delivered, by sink: those in the file as of the last look, and those in memory now."""
-    pending = dict(depths.pending)
-    for sink, n in parts.spool.rings.pending().items():
-        pending[sink] = pending.get(sink, 0) + n
-    return pending
-
-
-def _sink(parts: Parts, name: str) -> dict[str, Any]:
+def shown_sink(parts: Parts, name: str) -> dict[str, Any]:
+    """A sink: whether it confirms, and its bytes."""
     month = parts.throttles[name].month()
     return {
         "state": _sink_state(parts, name),
@@ -146,7 +182,7 @@ def observe(parts: Parts, depths: Depths) -> None:
     telemetry.observe("gatewayd.spool.limit", lambda: float(parts.ground.config.spool.max_bytes))
     telemetry.observe("gatewayd.spool.size", lambda: float(parts.spool.used_bytes))
     telemetry.observe("gatewayd.spool.wal", lambda: float(depths.wal_bytes))
-    telemetry.observe("gatewayd.spool.pending", lambda: {(sink,): n for sink, n in _pending(parts, depths).items()})
+    telemetry.observe("gatewayd.spool.pending", lambda: {(sink,): n for sink, n in depths.pending_with(parts).items()})
     telemetry.observe("gatewayd.ring.results", lambda: {(route,): n for route, n in parts.spool.rings.sizes().items()})
     telemetry.observe("gatewayd.journal.messages", lambda: {(route,): n for route, n in depths.journaled.items()})
     telemetry.observe("gatewayd.spool.oldest.age", lambda: depths.oldest_age_s)

@@ -7,6 +7,7 @@ one call a batch and not one a message.
 import platform
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -36,6 +37,7 @@ class Telemetry:
         self._counts = meters.counts
         self._fixed: dict[tuple[str, str], dict[str, str]] = {}  # attributes of histograms, made once
         self._reachable: dict[tuple[str, ...], float] = {}
+        self._failures: dict[str, tuple[float, str]] = {}  # by sink
         self._connected = 0.0
         self.observe("gatewayd.source.connected", lambda: self._connected)
         self.observe("gatewayd.sink.reachable", self._reachable.copy)
@@ -80,6 +82,10 @@ class Telemetry:
     def total(self, name: str, *labels: str) -> float:
         """What the counter has come to with these attribute values, for status pages and tests."""
         return self._counts[name].copy().get(labels, 0.0)
+
+    def totals(self, name: str) -> dict[tuple[str, ...], float]:
+        """What the counter has come to, by attribute values."""
+        return self._counts[name].copy()
 
     # Intake and routes.
 
@@ -213,9 +219,14 @@ class Telemetry:
         self._reachable[sink,] = 1.0
         self._record("gatewayd.uplink.duration", sink, seconds)
 
-    def retried(self, sink: str, route: str, reason: str, delay_s: float) -> None:  # noqa: ARG002 - the log has the delay
-        """A request was not confirmed."""
+    def retried(self, sink: str, route: str, reason: str, delay_s: float, words: str = "") -> None:  # noqa: ARG002 - the log has the delay
+        """A request was not confirmed; `words`: why, for people."""
         self._counts["gatewayd.uplink.retries"].add((sink, route, reason), 1)
+        self._failures[sink] = (time.time(), words or reason)
+
+    def last_failure(self, sink: str) -> tuple[float, str] | None:
+        """When a request to the sink was last not confirmed (seconds since the epoch), and why; None: never yet."""
+        return self._failures.get(sink)
 
     def refused(self, sink: str, route: str, n: int) -> None:
         """A sink refused `n` results for good."""

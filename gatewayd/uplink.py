@@ -72,8 +72,8 @@ class UplinkReport(GateReport, Protocol):
     def sent(self, sink: str, route: str, n: int, n_bytes: int, seconds: float) -> None:
         """A request was answered: `n` results with `n_bytes` of data were stored, in `seconds`."""
 
-    def retried(self, sink: str, route: str, reason: str, delay_s: float) -> None:
-        """A request was not confirmed; its results are due again after `delay_s`."""
+    def retried(self, sink: str, route: str, reason: str, delay_s: float, words: str = "") -> None:
+        """A request was not confirmed (`words`: why); its results are due again after `delay_s`."""
 
     def refused(self, sink: str, route: str, n: int) -> None:
         """`n` results were refused for good and buried."""
@@ -270,7 +270,8 @@ def _disbelieve(up: _Uplink, standing: Standing, why: str) -> float:
 
 def _not_confirmed(up: _Uplink, standing: Standing, ticket: int, cause: Exception) -> float:
     delay_s = up.gate.failed(ticket, standing, cause)
-    up.report.retried(up.sink_name, standing.route, reason_of(cause), delay_s)
+    words = str(cause) or "no answer in time"
+    up.report.retried(up.sink_name, standing.route, reason_of(cause), delay_s, words)
     # What waits now is older by the time the sink is back, and what asks for it next is as fresh as can be.
     if up.gate.is_away:
         _divide(up)

@@ -96,6 +96,7 @@ class RoutePart:
     wake: Wake
     idle: asyncio.Event  # all that is in the journal is handled or waits in a window
     state: str = "starting"  # starting, running, waiting for its model
+    problem: str = ""  # why it waits, in words
 
     @property
     def max_call_s(self) -> float:

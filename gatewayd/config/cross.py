@@ -1,6 +1,5 @@
 """What no single key can say: mistakes that show when two keys are looked at together. Pure."""
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +8,7 @@ import msgspec
 
 from gatewayd.config.cross_far import check_far, check_redaction
 from gatewayd.config.cross_tiers import check_tiers
+from gatewayd.config.cross_web import check_web
 from gatewayd.config.describe import Path
 from gatewayd.config.schema import Board, Config, Models, Payload, Reconnect, Route, Secret, Tls
 from gatewayd.config.walk import Finding
@@ -39,6 +39,7 @@ def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[Finding]:
     for path, value in _structs(config, ()):
         yield from _anywhere(path, value)
     yield from _board(config.board)
+    yield from check_web(config.web)
     yield from _warnings(config)
 
 
@@ -177,11 +178,6 @@ def _warnings(config: Config) -> Iterator[Finding]:
     if config.source.adapter == "aiomqtt" and any(route.qos == 1 for route in config.routes.values()):
         problem = "aiomqtt acknowledges before a message is on disk: a crash may lose QoS 1 messages; mqttium does not"
         yield Finding(path=("source", "adapter"), problem=problem, is_warning=True)
-    if config.web.enabled and not is_loopback(config.web.host):
-        problem = (
-            "not a loopback address: whoever reaches this port reads results, topics and metrics without a password"
-        )
-        yield Finding(path=("web", "host"), problem=problem, is_warning=True)
     for name, route in config.routes.items():
         if route.when_full == "block":
             problem = (
@@ -205,13 +201,3 @@ def _overlaps(config: Config) -> Iterator[Finding]:
     for first, second in plan_subscriptions((topic, 0) for topic in place).overlaps:
         problem = f"`{second}` overlaps `{first}` in part: some brokers deliver what both match twice on MQTT 3.1.1"
         yield Finding(path=place[second], problem=problem, allowed='protocol = "5"', is_warning=True)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -13,6 +13,7 @@ from gatewayd.config.links import Broker, Reconnect, Secret, Section, Source, Tl
 from gatewayd.config.routes import BatchLimits, Payload, Route, WindowLimits
 from gatewayd.config.sinks import FileSink, HttpSink, MqttSink, Sink
 from gatewayd.config.tiers import Escalation, HandlerTier, HttpTier, KServeTier, OpenAITier, Tier
+from gatewayd.config.web import Web, WebTls
 
 __all__ = [
     "Audit",
@@ -44,6 +45,7 @@ __all__ = [
     "Tier",
     "Tls",
     "Web",
+    "WebTls",
     "WindowLimits",
 ]
 
@@ -315,16 +317,6 @@ class Telemetry(Section, frozen=True):
         60.0
     )
     max_links: Annotated[int, Meta(ge=0, le=1000, description="Most messages a batch's span is linked to.")] = 16
-
-
-class Web(Section, frozen=True):
-    """The local HTTP endpoints /metrics, /healthz, /readyz and /status."""
-
-    enabled: Annotated[bool, Meta(description="false: no HTTP at all.")] = True
-    host: Annotated[
-        str, Meta(description="Address to listen on. Anything but loopback shows your data to the network.")
-    ] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on. 0: any free one.")] = 8686
 
 
 class Log(Section, frozen=True):

@@ -1,4 +1,4 @@
-"""The local HTTP endpoints /metrics, /healthz, /readyz, /status and /books.
+"""The local HTTP endpoints: /flow, /status, /books, /metrics, /healthz and /readyz.
 
 Nothing here changes anything: GET and HEAD are the only methods. A page in somebody's browser must not read what is
 here either, so a request whose Host is a name that is not ours is turned away (DNS rebinding).
@@ -8,7 +8,6 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,30 +15,24 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from gatewayd.config.cross import is_loopback
+from gatewayd.config.cross_web import is_loopback
 from gatewayd.config.schema import Web
 from gatewayd.errors import ConfigError
+from gatewayd.web.events import Events
+from gatewayd.web.views import Answer, Views
+
+__all__ = ["Views", "WebServer"]
 
 log = structlog.get_logger(__name__)
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' text format
 _MAX_AT_ONCE = 16  # requests in the making; more wait in the kernel's queue or are answered 503
 _ANSWER_S = 10.0
+_CLOSE_S = 2.0  # what is being answered when the daemon stops has so long
+EVENTS = "/flow/events"
 _MAX_REQUEST_BYTES = 8190
 
-Answer = Mapping[str, Any]
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Views:
-    """What the endpoints show. `metrics` is called in a thread, the others in the event loop."""
-
-    metrics: Callable[[], bytes]  # Prometheus text
-    stuck: Callable[[], str | None]  # the part that does not move, in words; None: alive
-    ready: Callable[[], str | None]  # what is still missing, in words; None: spool open and routes running
-    status: Callable[[], Answer]
-    books: Callable[[], Awaitable[Answer]]
 
 
 class WebServer:
@@ -47,10 +40,12 @@ class WebServer:
 
     def __init__(self, config: Web, views: Views) -> None:
         self._config = config
+        self._events = None if views.flow is None else Events(config, views.flow, views.log)
         self._runner = web.AppRunner(
-            make_app(config, views),
+            make_app(config, views, self._events),
             access_log=None,
             handle_signals=False,
+            shutdown_timeout=_CLOSE_S,
             max_line_size=_MAX_REQUEST_BYTES,
             max_field_size=_MAX_REQUEST_BYTES,
         )
@@ -72,12 +67,16 @@ class WebServer:
 
     async def stop(self) -> None:
         """Stop listening and let go of connections."""
+        if self._events is not None:
+            self._events.closing.set()
         await self._runner.cleanup()
 
 
-def make_app(config: Web, views: Views) -> web.Application:
+def make_app(config: Web, views: Views, events: Events | None = None) -> web.Application:
     """The application, without a socket."""
     app = web.Application(middlewares=[_guard(config)], client_max_size=0)
+    if events is not None:
+        app.router.add_get(EVENTS, events.handle)
     endpoints = _Endpoints(views)
     for path, handle in endpoints.by_path().items():
         app.router.add_get(path, handle)
@@ -94,6 +93,7 @@ class _Endpoints:
         return {
             "/": self.index,
             "/books": self.books,
+            "/flow": self.flow,
             "/healthz": self.healthz,
             "/metrics": self.metrics,
             "/readyz": self.readyz,
@@ -102,6 +102,18 @@ class _Endpoints:
 
     async def index(self, _request: web.Request) -> web.Response:
         return _json({"endpoints": [path for path in self.by_path() if path != "/"]})
+
+    async def flow(self, _request: web.Request) -> web.Response:
+        """The whole flow as one JSON object: see docs/guides/page.md for its fields.
+
+        gateway, version, uptime_s, time · broker · routes by name · spool · sinks by name · models by name · board ·
+        books · tiers · troubles (what is wrong, in words) · history (the charts of the last `web.history_s`).
+        """
+        if self._views.flow is None:
+            raise web.HTTPNotFound
+        flow = self._views.flow.flow()
+        history = msgspec.json.encode(self._views.flow.history())
+        return web.Response(body=flow[:-1] + b',"history":' + history + b"}", content_type="application/json")
 
     async def metrics(self, _request: web.Request) -> web.Response:
         body = await asyncio.to_thread(self._views.metrics)
@@ -139,6 +151,8 @@ def _guard(config: Web) -> Any:
     async def guard(request: web.Request, handler: Handle) -> web.StreamResponse:
         if not is_our_name(request.headers.get("Host", ""), names):
             raise web.HTTPForbidden(text="this host name is not one of the gateway's: use its address\n")
+        if request.path == EVENTS:  # has a bound of its own, and no end
+            return await handler(request)
         if room.locked():
             raise web.HTTPServiceUnavailable(text="too many requests at once\n", headers={"Retry-After": "1"})
         async with room:

@@ -46,7 +46,7 @@ class Report:
     def sent(self, sink: str, route: str, n: int, n_bytes: int, seconds: float) -> None:
         self.n_sent += n
 
-    def retried(self, sink: str, route: str, reason: str, delay_s: float) -> None:
+    def retried(self, sink: str, route: str, reason: str, delay_s: float, words: str = "") -> None:
         self.retries.append((route, reason, delay_s))
 
     def refused(self, sink: str, route: str, n: int) -> None:

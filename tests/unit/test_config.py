@@ -168,7 +168,7 @@ def test_two_keys_that_contradict_each_other_are_refused(text: str, line: int, k
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ('[web]\nhost = "0.0.0.0"\n', "web.host"),
+        ('[web]\nhost = "0.0.0.0"\ntoken = { env = "T" }\n', "web.token"),
         ('[source]\nadapter = "aiomqtt"\n' + ROUTE, "source.adapter"),
         ("[source.tls]\ninsecure = true\n", "source.tls.insecure"),
         (ROUTE + 'when_full = "block"\n', "routes.pumps.when_full"),

@@ -94,7 +94,10 @@ async def test_a_route_that_waits_makes_the_gateway_unready(served: Served) -> N
 async def test_status_and_books_are_json(served: Served) -> None:
     assert await served.get("/status") == (200, {"gateway": "g1", "broker": {"connected": True}})
     assert await served.get("/books") == (200, {"pumps": {"received": 3, "handled": 3}})
-    assert await served.get("/") == (200, {"endpoints": ["/books", "/healthz", "/metrics", "/readyz", "/status"]})
+    assert await served.get("/") == (
+        200,
+        {"endpoints": ["/books", "/flow", "/healthz", "/metrics", "/readyz", "/status"]},
+    )
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
