@@ -150,8 +150,11 @@ def handlers(
 
 @app.command()
 def doctor(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Check config, broker, models, spool and clock, and say what to do."""
-    from gatewayd.cli.doctor import examine
+    """Check config, broker, TLS, clock, disk, flash, models, rights, sandbox: ok, warning or failed, and what to do.
+
+    Exit status 1 when anything has failed, 0 otherwise.
+    """
+    from gatewayd.cli.doctor.examine import examine
 
     if not _run(examine(config, as_json=as_json)):
         raise typer.Exit(EXIT_FAILED)

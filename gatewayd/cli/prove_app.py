@@ -78,7 +78,7 @@ def route_test(
     update: Annotated[bool, typer.Option("--update", help="Write what came out into the samples file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Send golden samples through the route's own payload settings, handler and options. Exit status 1 if any differs."""
+    """Send golden samples through the route's payload settings, handler and options. Exit status 1 if any differs."""
     from gatewayd.cli.route_test import run_route_test
 
     if not run_route_test(config, name, samples, update=update, as_json=as_json):
