@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
-from gatewayd.cli import EXIT_FAILED
+from gatewayd.cli import EXIT_FAILED, EXIT_UNAVAILABLE
+from gatewayd.cli.options import ConfigOption
 
 
 def add_terminal(app: typer.Typer) -> None:
     """To `gatewayd`."""
     app.command("init")(init)
+    app.command("tail")(tail)
+    app.command("top")(top)
 
 
 def init(
@@ -65,3 +68,33 @@ def init(
         raise typer.BadParameter(str(error)) from error
     if not is_sound:
         raise typer.Exit(EXIT_FAILED)
+
+
+def tail(
+    config: ConfigOption,
+    route: Annotated[str, typer.Argument(metavar="[ROUTE]", help="This route alone.")] = "",
+    n_latest: Annotated[int, typer.Option("--lines", "-n", min=0, max=1000, help="Latest results to begin with.")] = 10,
+    with_log: Annotated[bool, typer.Option("--log", help="The daemon's log lines as well.")] = False,
+    stay: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on with what comes, until Ctrl-C.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, for scripts.")] = False,
+) -> None:
+    """Results as they come, a line each. Exit status 69 when no daemon answers."""
+    from gatewayd.cli.tail import Tail, run_tail
+
+    tail_of = Tail(route=route, as_json=as_json, with_log=with_log)
+    if not run_tail(config, tail_of, n_latest=n_latest, stay=stay):
+        raise typer.Exit(EXIT_UNAVAILABLE)
+
+
+def top(
+    config: ConfigOption,
+    once: Annotated[bool, typer.Option("--once", help="Print one picture as plain text, and end.")] = False,
+) -> None:
+    """The flow in this terminal, each second: q ends it, arrows choose a route, tab changes what is shown below.
+
+    Without a terminal it prints a line a second. Exit status 69 when no daemon answers.
+    """
+    from gatewayd.cli.top.screen import run_top
+
+    if not run_top(config, once=once):
+        raise typer.Exit(EXIT_UNAVAILABLE)
