@@ -136,6 +136,8 @@ _COUNTERS = (
         "What the audit trail tells of itself: started, stopped, failed, torn, put aside, removed.",
         "event",
     ),
+    _counter("gatewayd.web.denied", "{request}", "Requests to the page that were turned away.", "reason"),
+    _counter("gatewayd.web.changed", "{letter}", "Dead letters requeued or purged over the page.", "what"),
     _counter("gatewayd.lessons.kept", "{lesson}", "What higher tiers answered, kept to learn from.", "route"),
     _counter("gatewayd.lessons.dropped", "{lesson}", "Lessons given up.", "route", "reason"),
     _counter("gatewayd.model.events", "{event}", "Loads, crashes and restarts of models.", "model", "event"),

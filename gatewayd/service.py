@@ -5,6 +5,8 @@
 """
 
 import asyncio
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,20 @@ from gatewayd.swap import Renewals, run_renewals, run_sweeps
 from gatewayd.systemd import Notifier, watchdog_interval_s
 from gatewayd.telemetry import Telemetry
 from gatewayd.web.server import Views, WebServer
+from gatewayd.web.views import Switch
 from gatewayd.wiring import JOURNALED_CALL_S, Parts, build, lay_ground
 
 log = structlog.get_logger(__name__)
 
+Switches = Mapping[str, Switch]
+_NO_SWITCHES: Switches = {}
 _BEAT_S = 1.0
 _LOOP_LIMIT_S = 15.0  # a loop that does not turn for so long is stuck
 _SPOOL_LIMIT_S = 60.0  # a flash card that erases may stall a commit for seconds, not for a minute
 
 
-async def run_service(path: Path, environment: Environment) -> None:
-    """Run until SIGTERM. Raises ConfigErrors before anything was changed."""
+async def run_service(path: Path, environment: Environment, switches: Switches = _NO_SWITCHES) -> None:
+    """Run until SIGTERM. Raises ConfigErrors before anything was changed. `switches`: for the page of the demo."""
     share_one_arena()
     config = load_checked(path)
     set_up(config.log, environment)
@@ -48,20 +53,22 @@ async def run_service(path: Path, environment: Environment) -> None:
     life.listen(asyncio.get_running_loop())
     note_running(parts, path)
     try:
-        await _run(parts, life, notifier, environment, path)
+        await _run(parts, life, notifier, environment, path, switches)
     finally:
         await close_parts(parts)
         await asyncio.to_thread(telemetry.shutdown)
     log.info("stopped", clean=True)
 
 
-async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Environment, path: Path) -> None:
+async def _run(
+    parts: Parts, life: Life, notifier: Notifier, environment: Environment, path: Path, switches: Switches
+) -> None:
     liveness = Liveness()
     depths = Depths()
     renewals = Renewals()
     observe(parts, depths)
-    flow = FlowWatch(parts, depths, parts.ground.config.web)
-    web = await start_web(parts, liveness, depths, flow)
+    flow = FlowWatch(parts, depths, parts.ground.config.web, partial(_switches_shown, switches))
+    web = await start_web(parts, liveness, depths, flow, switches)
     try:
         async with asyncio.TaskGroup() as tasks:
             helpers = [
@@ -84,7 +91,9 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
             await web.stop()
 
 
-async def start_web(parts: Parts, liveness: Liveness, depths: Depths, flow: FlowWatch) -> WebServer | None:
+async def start_web(
+    parts: Parts, liveness: Liveness, depths: Depths, flow: FlowWatch, switches: Switches
+) -> WebServer | None:
     """The page and the local endpoints, unless switched off."""
     config = parts.ground.config
     if not config.web.enabled:
@@ -103,10 +112,22 @@ async def start_web(parts: Parts, liveness: Liveness, depths: Depths, flow: Flow
         books=books,
         flow=flow,
         log=tail,
+        spool=parts.ground.paths.spool,
+        shows_input=lambda route: route in parts.routes and parts.routes[route].context.config.include_input,
+        denied=parts.ground.telemetry.web_denied,
+        changed=parts.ground.telemetry.web_changed,
+        switches=switches,
     )
-    server = WebServer(config.web, views)
+    secret = config.web.token
+    token = None if secret is None else parts.ground.secret(secret, "web.token")
+    server = WebServer(config.web, views, token=token, beside=parts.ground.paths.config_dir)
     await server.start()
     return server
+
+
+def _switches_shown(switches: Switches) -> dict[str, Any]:
+    """What they add to /flow: nothing, where there are none."""
+    return {"switches": {name: switch.shown() for name, switch in switches.items()}} if switches else {}
 
 
 def _missing(parts: Parts) -> str | None:

@@ -287,6 +287,14 @@ class Telemetry:
         else:
             self._counts["gatewayd.lessons.dropped"].add((route, event), n)
 
+    def web_denied(self, reason: str) -> None:
+        """Somebody was turned away from the page."""
+        self._counts["gatewayd.web.denied"].add((reason,), 1)
+
+    def web_changed(self, what: str, n: int) -> None:
+        """`n` dead letters were requeued or purged over the page."""
+        self._counts["gatewayd.web.changed"].add((what,), n)
+
     def generated(self, model: str, seconds: float) -> None:
         """A language model wrote a completion. Its tokens are read by `observe_models`, not counted here."""
         self._record("gen_ai.server.request.duration", model, seconds)

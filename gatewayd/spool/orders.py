@@ -8,6 +8,7 @@ A step is bounded in rows and bytes, and done by the writer thread as a chore, o
 it. The other process writes one row and never checkpoints.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -220,13 +221,16 @@ class Desk:
         """Let go of the file."""
         self._connection.close()
 
-    def give(self, what: What, pick: Pick, *, wait_s: float, progress: Callable[[int], None]) -> Answer:
+    def give(
+        self, what: What, pick: Pick, *, wait_s: float, progress: Callable[[int], None], limit_s: float = math.inf
+    ) -> Answer:
         """Give an order and wait for its answer; `progress` is told how many rows are done.
 
-        Raises OrderUnansweredError when there is none in `wait_s` seconds without any progress.
+        Raises OrderUnansweredError when there is none in `wait_s` seconds without any progress, or in `limit_s`.
         """
         order_id = write_order(self._connection, what, pick)
         seen, since_s = Progress(), time.monotonic()
+        until_s = since_s + limit_s
         while True:
             now, answer = read_answer(self._connection, order_id)
             if answer is not None:
@@ -234,7 +238,7 @@ class Desk:
             if now != seen:
                 seen, since_s = now, time.monotonic()
                 progress(now.n)
-            if time.monotonic() - since_s > wait_s:
+            if time.monotonic() > min(until_s, since_s + wait_s):
                 error = OrderUnansweredError(
                     f"the daemon has done nothing about the order for {wait_s:.0f} s ({now.n} rows so far)"
                 )

@@ -3,7 +3,8 @@
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 Answer = Mapping[str, Any]
@@ -45,6 +46,15 @@ class Log(Protocol):
     def since(self, number: int) -> Sequence[Mapping[str, Any]]: ...
 
 
+class Switch(Protocol):
+    """Something that can be on or off, as the demo's cloud."""
+
+    def shown(self) -> dict[str, Any]:
+        """`words`, and whether it is `on`."""
+
+    def set(self, wanted: bool, /) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
     """What the endpoints show. `metrics` is called in a thread, the others in the event loop."""
@@ -56,3 +66,8 @@ class Views:
     books: Callable[[], Awaitable[Answer]]
     flow: Flow | None = None
     log: Log | None = None
+    spool: Path | None = None  # the spool's file; None: dead letters are not shown
+    shows_input: Callable[[str], bool] = lambda _route: False  # whether payloads of the route may be seen
+    denied: Callable[[str], None] = lambda _why: None  # somebody was turned away
+    changed: Callable[[str, int], None] = lambda _what, _n: None  # so many dead letters were requeued or purged
+    switches: Mapping[str, Switch] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from gatewayd.cli.demo import config as demo_config
 from gatewayd.cli.demo import stage
 from gatewayd.cli.demo.bundles import DemoModels, prepare
 from gatewayd.cli.demo.bus import run_devices, run_listener
+from gatewayd.cli.demo.daemon import CUT, UP
 from gatewayd.cli.demo.devices import plant
 from gatewayd.cli.demo.scene import LOG_LINES, Scene
 from gatewayd.cli.demo.view import draw, line
@@ -61,7 +62,8 @@ async def _run(folder: Path, models: DemoModels, seconds: float, console: Consol
     asyncio.get_running_loop().set_exception_handler(_leave_out_lost_connections)
     ports = demo_config.Ports(*stage.free_ports(3))
     config = demo_config.write(folder, ports, models)
-    console.print(f"Config {config}, log {folder / 'gatewayd.log'}, metrics http://127.0.0.1:{ports.web}/metrics")
+    console.print(f"Config {config}, log {folder / 'gatewayd.log'}")
+    console.print(f"Look: http://127.0.0.1:{ports.web} shows it live, and has a switch to unplug the cloud.")
     scene = Scene(seconds)
     cloud = LocalCloud()
     await cloud.start(ports.cloud)
@@ -95,11 +97,12 @@ async def _play(
         watching = [tasks.create_task(child.watch(), name=f"watch[{child.name}]") for child in children]
         listener = tasks.create_task(run_listener(ports.broker, scene), name="listener")
         devices = tasks.create_task(run_devices(ports.broker, fast, slow, scene), name="devices")
-        looking = tasks.create_task(_look(folder, scene, cloud, console), name="view")
+        looking = tasks.create_task(_look(folder, scene, cloud, console, children[-1]), name="view")
+        switch = tasks.create_task(_obey(cloud, scene, children[-1]), name="switch")
         await _script(scene, cloud, stop)
         devices.cancel()
         await _drained(scene)
-        for task in (looking, listener, *watching):
+        for task in (looking, listener, switch, *watching):
             task.cancel()
 
 
@@ -154,17 +157,25 @@ async def _drained(scene: Scene) -> None:
     await asyncio.sleep(_LOOK_S * 2)  # so that the view has shown the end
 
 
-async def _look(folder: Path, scene: Scene, cloud: LocalCloud, console: Console) -> None:
+async def _obey(cloud: LocalCloud, scene: Scene, daemon: stage.Child) -> None:
+    """Cut the cloud and bring it back as somebody asks for it on the page."""
+    while asked := await daemon.heard():
+        await (cloud.cut() if asked == CUT else cloud.restore())
+        daemon.tell(CUT if cloud.is_cut else UP)
+        scene.tell("Somebody unplugged the cloud on the page." if cloud.is_cut else "Somebody plugged the cloud in.")
+
+
+async def _look(folder: Path, scene: Scene, cloud: LocalCloud, console: Console, daemon: stage.Child) -> None:
     """Draw, four times a second on a terminal; elsewhere a line every other second, and what happens as it happens."""
     if _can_draw(console):
         with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
             while True:
-                await _observe(folder, scene, cloud)
+                await _observe(folder, scene, cloud, daemon)
                 live.update(draw(scene, console.size), refresh=True)
                 await asyncio.sleep(_LOOK_S)
     n_told = looks = 0
     while True:
-        await _observe(folder, scene, cloud)
+        await _observe(folder, scene, cloud, daemon)
         if looks % _LINE_LOOKS == 0:
             console.print(line(scene), markup=False)
         news = list(scene.events)[-(scene.n_events - n_told) :] if scene.n_events > n_told else []
@@ -179,7 +190,9 @@ def _can_draw(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
 
 
-async def _observe(folder: Path, scene: Scene, cloud: LocalCloud) -> None:
+async def _observe(folder: Path, scene: Scene, cloud: LocalCloud, daemon: stage.Child) -> None:
+    if scene.cloud_is_up == cloud.is_cut:  # the page's switch shows what the script does
+        daemon.tell(CUT if cloud.is_cut else UP)
     scene.cloud_is_up = not cloud.is_cut
     scene.stored = cloud.unique
     scene.spool_depth(await asyncio.to_thread(stage.n_pending, folder))

@@ -30,6 +30,16 @@ class Child:
     process: asyncio.subprocess.Process
     log: Path
 
+    def tell(self, letter: str) -> None:
+        """A letter on its standard input; one that is gone hears nothing."""
+        if self.process.stdin is not None and not self.process.stdin.is_closing():
+            self.process.stdin.write(letter.encode())
+
+    async def heard(self) -> str:
+        """The next line of its standard output; "" at the end."""
+        assert self.process.stdout is not None
+        return (await self.process.stdout.readline()).decode(errors="replace").strip()
+
     async def watch(self) -> None:
         """Until cancelled. Raises StageError when the process ends before that."""
         raise self.ended(await self.process.wait())
