@@ -14,7 +14,7 @@ from gatewayd.cli.daemon_link import DaemonAway, DaemonLink, ask, follow, link_t
 
 _AGAIN_S = 2.0
 _MAX_WORDS = 120
-_TOLD_APART = {"label", "score", "model", "model_version", "latency_ms", "scores", "tier", "state", "summary"}
+_TOLD = {"label", "score", "value", "model", "model_version", "latency_ms", "scores", "tier", "state", "summary"}
 
 
 @dataclass(slots=True)
@@ -25,6 +25,17 @@ class Tail:
     as_json: bool = False
     with_log: bool = False
     seen: dict[str, int] = field(default_factory=dict)
+    until: float = 0.0  # time of the newest result that was told
+
+    def catch_up(self, flow: Mapping[str, Any]) -> None:
+        """Print what a new connection finds: results that came while there was none."""
+        until = self.until
+        for result in sorted(latest_of(flow, self.route), key=lambda one: float(one["time"])):
+            if float(result["time"]) > until:
+                self.result(result)
+            else:
+                route, number = str(result["route"]), int(result["number"])
+                self.seen[route] = max(number, self.seen.get(route, -1))
 
     def result(self, result: Mapping[str, Any]) -> None:
         """Print it, unless it was."""
@@ -32,6 +43,7 @@ class Tail:
         if number <= self.seen.get(route, -1):
             return
         self.seen[route] = number
+        self.until = max(self.until, float(result["time"]))
         if left_out := result.get("left_out"):
             self._aside(f"… {left_out} left out (web.max_results_per_s)")
         typer.echo(msgspec.json.encode(result).decode() if self.as_json else result_line(result))
@@ -76,8 +88,10 @@ async def _tail(link: DaemonLink, tail: Tail, n_latest: int, *, stay: bool) -> N
     while stay:
         try:
             async for name, event in follow(link, tail.route):
-                is_lost = False
-                if name == "result":
+                if name == "flow" and is_lost:
+                    tail.catch_up(event)
+                    is_lost = False
+                elif name == "result":
                     tail.result(event)
                 elif name == "log":
                     tail.log(event)
@@ -97,14 +111,17 @@ def latest_of(flow: Mapping[str, Any], route: str = "") -> Iterator[dict[str, An
                 yield {"route": name, **result}
 
 
-def result_line(result: Mapping[str, Any]) -> str:
-    """12:34:56 ovens  alert hot  plant/oven-1  value=91.5 …"""
+def result_line(result: Mapping[str, Any], *, with_route: bool = True) -> str:
+    """12:34:56 ovens  alert hot raised 91.5  plant/oven-1  severity=warning …"""
     data = result["data"] if isinstance(result["data"], Mapping) else {}
-    label = " ".join(str(one) for one in (result["kind"], result["label"] or "") if one)
-    said = [f"{data['score']:.2f}"] if isinstance(data.get("score"), float) else []
-    said += [str(data[key]) for key in ("state", "summary") if key in data]
-    said += [f"{key}={value}" for key, value in data.items() if key not in _TOLD_APART and not isinstance(value, dict)]
-    words = f"{clock_time(result['time'])} {result['route']}  {label}  {result['subject']}  {' '.join(said)}"
+    said = [str(one) for one in (result["kind"], result["label"], data.get("state")) if one]
+    said += [f"{data[key]:.4g}" for key in ("score", "value") if isinstance(data.get(key), int | float)]
+    said += [str(data["summary"])] if "summary" in data else []
+    more = [f"{key}={value}" for key, value in data.items() if key not in _TOLD and not isinstance(value, dict)]
+    subject = result["subject"] or ""
+    more = [one for one in more if one.partition("=")[2] != subject]
+    where = f" {result['route']} " if with_route else ""
+    words = f"{clock_time(result['time'])}{where} {' '.join(said)}  {subject}  {' '.join(more)}"
     return printable(words.rstrip(), _MAX_WORDS)
 
 

@@ -4,6 +4,7 @@ Invariant: never more lines than asked for, none wider, and no control character
 all, the flow comes first: head, routes, sinks, models, then results or log lines in what is left.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,7 +46,7 @@ def picture(
     lines = [*head, *routes, *_shorten(sinks, max(2, room // 5)), *_shorten(models, max(2, room // 5))]
     left = room - len(lines) - 2
     if left > 0:
-        lines += [Line(""), *_panel(flow, log, view, left)]
+        lines += [Line(""), *_panel(flow, log, view, left, max(MIN_WIDTH, width))]
     lines = lines[: room - 1]
     lines += [Line("")] * (room - 1 - len(lines))
     lines.append(Line("q quit   up/down route   tab log, results, troubles", "dim"))
@@ -75,11 +76,10 @@ def _head(flow: Mapping[str, Any], view: View) -> list[Line]:
 def _spool(spool: Mapping[str, Any]) -> Line:
     used, cap = spool["used_bytes"], spool["max_bytes"]
     share = min(1.0, used / cap) if cap else 0.0
-    bar = "#" * round(share * 20)
-    words = f"spool [{bar:.<20}] {share:.0%} of {human_bytes(cap)}   pending {spool['pending_total']}"
-    words += f"   journaled {spool['journaled']}   dead {spool['dead_letters']}"
-    if spool["pending_total"]:
-        words += f"   oldest {duration(spool['oldest_age_s'])}"
+    bar = "#" * round(share * 10)
+    oldest = f" (oldest {duration(spool['oldest_age_s'])})" if spool["pending_total"] else ""
+    words = f"spool [{bar:.<10}] {share:.0%} of {human_bytes(cap)}  pending {spool['pending_total']}{oldest}"
+    words += f"  journal {spool['journaled']}  dead {spool['dead_letters']}"
     return Line(words, "bad" if share > 0.95 else "warning" if share > 0.8 else "")
 
 
@@ -105,7 +105,7 @@ def _routes(flow: Mapping[str, Any], view: View, room: int) -> list[Line]:
 def _sinks(flow: Mapping[str, Any]) -> list[Line]:
     if not flow["sinks"]:
         return []
-    columns = (-22, -18, 9, 10, 9, 9)
+    columns = (-22, -16, 9, 10, 9, 9)
     lines = [Line(""), Line(_row(columns, "SINK", "STATE", "SENT", "DELIVERED", "PENDING", "LOST"), "dim")]
     for name, sink in flow["sinks"].items():
         lost = sum(sink[key] for key in ("refused", "evicted", "expired"))
@@ -127,15 +127,20 @@ def _models(flow: Mapping[str, Any]) -> list[Line]:
     return lines
 
 
-def _panel(flow: Mapping[str, Any], log: Sequence[Mapping[str, Any]], view: View, room: int) -> list[Line]:
+def _wrapped(trouble: Mapping[str, Any], width: int) -> list[Line]:
+    """What is wrong, and below it what to do."""
+    words = textwrap.wrap(f"{trouble['where']}: {trouble['words']}", width)
+    hint = textwrap.wrap(f"-> {trouble['hint']}", width, initial_indent="  ", subsequent_indent="     ")
+    return [*(Line(one, _level(trouble["level"])) for one in words), *(Line(one) for one in hint)]
+
+
+def _panel(flow: Mapping[str, Any], log: Sequence[Mapping[str, Any]], view: View, room: int, width: int) -> list[Line]:
     if view.panel == "troubles":
-        lines = [
-            Line(f"{one['where']}: {one['words']}. {one['hint']}", _level(one["level"])) for one in flow["troubles"]
-        ]
-        return [Line("TROUBLES", "dim"), *lines][:room]
+        lines = [line for one in flow["troubles"] for line in _wrapped(one, width)]
+        return [Line("TROUBLES", "dim"), *(lines or [Line("none")])][:room]
     if view.panel == "results":
         name = list(flow["routes"])[view.chosen] if flow["routes"] else ""
-        lines = [Line(result_line(one)) for one in latest_of(flow, name)]
+        lines = [Line(result_line(one, with_route=False)) for one in latest_of(flow, name)]
         return [Line(f"LATEST RESULTS OF {name}", "dim"), *lines][:room]
     newest = [Line(log_line(one), _level(one["level"])) for one in list(log)[-max(0, room - 1) :]] if room > 1 else []
     return [Line("LOG", "dim"), *newest]
