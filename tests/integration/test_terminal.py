@@ -95,7 +95,7 @@ class Terminal:
         """The last whole picture, without its colors."""
         pictures = self.read().split("\x1b[H")
         whole = [one for one in pictures if one.endswith("\x1b[J")]
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", whole[-1]).split("\r\n") if whole else []
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", whole[-1]).replace("\r", "").split("\n") if whole else []
 
     def see(self, words: str) -> None:
         wait_until(lambda: any(words in line for line in self.screen()), 60, self.read)

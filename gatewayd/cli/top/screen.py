@@ -105,7 +105,8 @@ async def _draw(seen: Seen) -> None:
     while True:
         size = _size()
         lines = picture(seen.flow, seen.log, seen.view, size.columns, size.lines)
-        shown = [_styled(line.text, line.style, color=color) + "\x1b[K" for line in lines]
+        # Erased before it is written: after a full line the cursor still stands on its last letter.
+        shown = ["\x1b[K" + _styled(line.text, line.style, color=color) for line in lines]
         _write("\x1b[H" + "\r\n".join(shown) + "\x1b[J")
         seen.changed.clear()
         with contextlib.suppress(TimeoutError):
