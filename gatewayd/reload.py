@@ -20,6 +20,7 @@ from gatewayd.config.load import ConfigErrors
 from gatewayd.config.schema import Config, Route
 from gatewayd.errors import ConfigError, ModelError
 from gatewayd.logs import set_up
+from gatewayd.running import write_running
 from gatewayd.swap import Renewals, put_in_place
 from gatewayd.systemd import Notifier
 from gatewayd.wiring import Parts, RoutePart, build_handlers
@@ -41,6 +42,7 @@ async def run_reload(
         try:
             async with renewals.lock:
                 await reload(parts, path)
+                note_running(parts, path)
         except ConfigErrors as errors:
             for problem in errors.problems:
                 log.error("reload refused, nothing changed", problem=str(problem))
@@ -48,6 +50,14 @@ async def run_reload(
             log.error("reload refused, nothing changed", problem=str(error))
         notifier.ready()
         renewals.ask(again=True)  # not waited for: a language model may take minutes to load
+
+
+def note_running(parts: Parts, path: Path) -> None:
+    """Leave word of what runs now, for `gatewayd check --changes`."""
+    try:
+        write_running(parts.ground.paths.state_dir, parts.running_config, path)
+    except OSError as error:
+        log.warning("cannot note what runs, a dry run has nothing to compare with", cause=str(error))
 
 
 async def reload(parts: Parts, path: Path) -> None:

@@ -22,7 +22,7 @@ from gatewayd.liveness import Liveness
 from gatewayd.logs import LogTail, set_up
 from gatewayd.memory import keep_for_good, share_one_arena
 from gatewayd.ports import Clock
-from gatewayd.reload import run_reload
+from gatewayd.reload import note_running, run_reload
 from gatewayd.status import Depths, observe, run_depths, status
 from gatewayd.swap import Renewals, run_renewals, run_sweeps
 from gatewayd.systemd import Notifier, watchdog_interval_s
@@ -51,6 +51,7 @@ async def run_service(path: Path, environment: Environment, switches: Switches =
     parts = await build(lay_ground(config, paths, environment, telemetry))
     life = Life.begin()
     life.listen(asyncio.get_running_loop())
+    note_running(parts, path)
     try:
         await _run(parts, life, notifier, environment, path, switches)
     finally:

@@ -89,7 +89,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A `*.samples.toml`: a handler, its options, and messages in order. Also the handler's documentation."""
 
-    handler: str
+    handler: str = ""  # may be left out where a route says it (`gatewayd route test`)
     options: dict[str, Any] = {}
     payload: Payload = Payload()
     samples: list[Sample] = msgspec.field(default_factory=list, name="sample")

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from gatewayd.cli import EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE
+from gatewayd.cli import EXIT_FAILED, EXIT_UNAVAILABLE
 from gatewayd.cli.learn_app import add_commands
 from gatewayd.cli.options import ConfigOption, JsonOption
 from gatewayd.cli.prove_app import audit, route
 from gatewayd.cli.spool_app import spool
+from gatewayd.cli.terminal_app import add_terminal
 
 app = typer.Typer(
     name="gatewayd",
@@ -26,6 +27,7 @@ app.add_typer(models, name="models")
 add_commands(models)
 app.add_typer(audit, name="audit")
 app.add_typer(route, name="route")
+add_terminal(app)
 
 
 def _run(coroutine: Coroutine[Any, Any, bool | None]) -> bool:
@@ -63,12 +65,29 @@ def run(config: ConfigOption) -> None:
 
 
 @app.command()
-def check(config: ConfigOption, as_json: JsonOption = False) -> None:
+def check(
+    config: ConfigOption,
+    against_broker: Annotated[
+        bool,
+        typer.Option("--against-broker", help="Subscribe as a guest: is it granted, do messages come, do they decode?"),
+    ] = False,
+    look_s: Annotated[
+        float, typer.Option("--look", min=0.1, max=600, help="With --against-broker: how long to listen, in seconds.")
+    ] = 3.0,
+    changes: Annotated[
+        bool, typer.Option("--changes", help="Dry run: what it would change in the daemon that runs, and how.")
+    ] = False,
+    old: Annotated[
+        Path | None, typer.Option("--from", exists=True, dir_okay=False, help="The same, against this config.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Print everything that is wrong with a config: file, line, key, what is allowed. Exit status 78 if anything is."""
-    from gatewayd.cli.check import print_problems
+    from gatewayd.cli.check import More, run_check
 
-    if not print_problems(config, as_json=as_json):
-        raise typer.Exit(EXIT_CONFIG)
+    more = More(against_broker=against_broker, look_s=look_s, changes=changes, old=old)
+    if status := run_check(config, more, as_json=as_json):
+        raise typer.Exit(status)
 
 
 @app.command()
@@ -131,8 +150,11 @@ def handlers(
 
 @app.command()
 def doctor(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Check config, broker, models, spool and clock, and say what to do."""
-    from gatewayd.cli.doctor import examine
+    """Check config, broker, TLS, clock, disk, flash, models, rights, sandbox: ok, warning or failed, and what to do.
+
+    Exit status 1 when anything has failed, 0 otherwise.
+    """
+    from gatewayd.cli.doctor.examine import examine
 
     if not _run(examine(config, as_json=as_json)):
         raise typer.Exit(EXIT_FAILED)

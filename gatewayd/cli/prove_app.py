@@ -65,6 +65,26 @@ def audit_export(
         raise typer.Exit(EXIT_FAILED)
 
 
+@route.command("test")
+def route_test(
+    config: ConfigOption,
+    name: Annotated[str, typer.Argument(metavar="ROUTE", help="Name of the route.")],
+    samples: Annotated[
+        Path | None,
+        typer.Argument(
+            exists=True, dir_okay=False, readable=True, help="Default: samples/ROUTE.samples.toml beside the config."
+        ),
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Write what came out into the samples file.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Send golden samples through the route's payload settings, handler and options. Exit status 1 if any differs."""
+    from gatewayd.cli.route_test import run_route_test
+
+    if not run_route_test(config, name, samples, update=update, as_json=as_json):
+        raise typer.Exit(EXIT_FAILED)
+
+
 @route.command("explain")
 def route_explain(
     config: ConfigOption,

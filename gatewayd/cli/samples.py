@@ -30,12 +30,12 @@ def run_samples_file(path: Path, config: Path, *, update: bool) -> bool:
     handler, models = _handler(samples, config), _models(config)
     with closing(models):
         answers = run_samples(samples, models, handler=handler)
-    wrong = {index for index in range(len(answers)) if not _holds(samples, answers, index)}
+    wrong = samples_that_differ(samples, answers)
     if update:
         rewrite(path, samples, answers, wrong)
         typer.echo(f"{path}: {len(wrong)} of {len(answers)} samples written anew")
         return True
-    for index, line in enumerate(_lines(samples, answers, wrong), start=1):
+    for index, line in enumerate(sample_lines(samples, answers, wrong), start=1):
         typer.echo(f"{'WRONG' if index - 1 in wrong else 'ok   '} {index:3} {line}")
     typer.echo(f"{path}: {len(answers) - len(wrong)} of {len(answers)} samples ok")
     if wrong:
@@ -61,12 +61,18 @@ def _models(config: Path) -> ModelStore:
     return open_store(config) if config.exists() else ModelStore(cache_dir() / "demo-models", Models())
 
 
+def samples_that_differ(samples: Samples, answers: Answers) -> set[int]:
+    """The indices of those whose answers are not as written."""
+    return {index for index in range(len(answers)) if not _holds(samples, answers, index)}
+
+
 def _holds(samples: Samples, answers: Answers, index: int) -> bool:
     one = msgspec.structs.replace(samples, samples=samples.samples[index : index + 1])
     return not differences(one, answers[index : index + 1])
 
 
-def _lines(samples: Samples, answers: Answers, wrong: set[int]) -> Iterator[str]:
+def sample_lines(samples: Samples, answers: Answers, wrong: set[int]) -> Iterator[str]:
+    """One a sample: its answers in short, or what was expected and what came."""
     for index, (sample, given) in enumerate(zip(samples.samples, answers, strict=True)):
         if index not in wrong:
             yield f"{sample.topic}: {_short(given) or 'no answer'}"

@@ -4,27 +4,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import msgspec
 import typer
 
-from gatewayd.cli.output import cause, human_bytes, print_json, print_table
-from gatewayd.config.load import load
+from gatewayd.cli.daemon_link import DaemonAway, ask, link_to, say_away, say_no_way
+from gatewayd.cli.output import human_bytes, print_json, print_table
 
 
 async def print_status(config: Path, *, as_json: bool) -> bool:
     """Print it. False when no daemon answers."""
-    web = load(config).web
-    if not web.enabled or not web.port:
-        typer.echo("[web] of this config is off or takes any free port: nobody can be asked", err=True)
-        typer.echo("hint: set web.enabled and web.port; `gatewayd spool status` works without", err=True)
+    link = link_to(config)
+    if link is None:
+        say_no_way()
         return False
-    url = f"http://{web.host}:{web.port}/status"
     try:
-        status = await _get(url)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        typer.echo(f"no daemon answers at {url}: {cause(error)}", err=True)
-        typer.echo("hint: is it running? `systemctl status gatewayd`; does [web] of this config match?", err=True)
+        status = await ask(link, "/status")
+    except DaemonAway as error:
+        say_away(error)
         return False
     if as_json:
         print_json(status)
@@ -35,20 +30,13 @@ async def print_status(config: Path, *, as_json: bool) -> bool:
 
 async def running_models(config: Path) -> dict[str, Any]:
     """What a running daemon says of its models; nothing when none answers."""
-    web = load(config).web
-    if not web.enabled or not web.port:
+    link = link_to(config)
+    if link is None:
         return {}
     try:
-        return dict((await _get(f"http://{web.host}:{web.port}/status", timeout_s=1))["models"])
-    except (aiohttp.ClientError, TimeoutError, KeyError):
+        return dict((await ask(link, "/status", timeout_s=1))["models"])
+    except (DaemonAway, KeyError):
         return {}
-
-
-async def _get(url: str, timeout_s: float = 5) -> dict[str, Any]:
-    timeout = aiohttp.ClientTimeout(total=timeout_s)
-    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
-        response.raise_for_status()
-        return msgspec.json.decode(await response.read(), type=dict[str, Any])
 
 
 def _link(broker: Mapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""`gatewayd init`: look at a broker, and write a config that works with what is there."""

@@ -1,0 +1,1 @@
+"""`gatewayd top`: the flow in a terminal, the same picture as the page."""
