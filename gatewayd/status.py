@@ -87,7 +87,7 @@ def status(parts: Parts, depths: Depths) -> dict[str, Any]:
             "used_bytes": parts.spool.used_bytes,
             "max_bytes": parts.ground.config.spool.max_bytes,
             "written_bytes": parts.spool.written_bytes,
-            "pending": _pending(parts, depths),
+            "pending": pending_by_sink(parts, depths),
             "in_memory": parts.spool.rings.sizes(),  # results that a power cut would take, by route
             "journaled": dict(depths.journaled),
             "dead_letters": depths.dead_letters,
@@ -112,7 +112,7 @@ def _cascades(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _pending(parts: Parts, depths: Depths) -> dict[str, int]:
+def pending_by_sink(parts: Parts, depths: Depths) -> dict[str, int]:
     """Results not yet delivered, by sink: those in the file as of the last look, and those in memory now."""
     pending = dict(depths.pending)
     for sink, n in parts.spool.rings.pending().items():
@@ -146,7 +146,9 @@ def observe(parts: Parts, depths: Depths) -> None:
     telemetry.observe("gatewayd.spool.limit", lambda: float(parts.ground.config.spool.max_bytes))
     telemetry.observe("gatewayd.spool.size", lambda: float(parts.spool.used_bytes))
     telemetry.observe("gatewayd.spool.wal", lambda: float(depths.wal_bytes))
-    telemetry.observe("gatewayd.spool.pending", lambda: {(sink,): n for sink, n in _pending(parts, depths).items()})
+    telemetry.observe(
+        "gatewayd.spool.pending", lambda: {(sink,): n for sink, n in pending_by_sink(parts, depths).items()}
+    )
     telemetry.observe("gatewayd.ring.results", lambda: {(route,): n for route, n in parts.spool.rings.sizes().items()})
     telemetry.observe("gatewayd.journal.messages", lambda: {(route,): n for route, n in depths.journaled.items()})
     telemetry.observe("gatewayd.spool.oldest.age", lambda: depths.oldest_age_s)

@@ -258,6 +258,10 @@ class Telemetry:
         else:
             self._counts["gatewayd.source.events"].add((name,), 1)
 
+    def commanded(self, outcome: str) -> None:
+        """A command came over the bus: it was "obeyed", or not ("retained", "unknown")."""
+        self._counts["gatewayd.bus.commands"].add((outcome,), 1)
+
     def model_event(self, model: str, event: str) -> None:
         """A model was loaded, its worker crashed, was started …"""
         self._counts["gatewayd.model.events"].add((model, event), 1)

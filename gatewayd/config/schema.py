@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from gatewayd.config.board import Board
+from gatewayd.config.homeassistant import HomeAssistant
 from gatewayd.config.links import Broker, Reconnect, Secret, Section, Source, Tls
 from gatewayd.config.routes import BatchLimits, Payload, Route, WindowLimits
 from gatewayd.config.sinks import FileSink, HttpSink, MqttSink, Sink
@@ -25,6 +26,7 @@ __all__ = [
     "Gateway",
     "HandlerTier",
     "Handlers",
+    "HomeAssistant",
     "HttpSink",
     "HttpTier",
     "KServeTier",
@@ -367,4 +369,5 @@ class Config(Section, frozen=True):
     handlers: Handlers = field(default_factory=Handlers)
     telemetry: Telemetry = field(default_factory=Telemetry)
     web: Web = field(default_factory=Web)
+    homeassistant: HomeAssistant = field(default_factory=HomeAssistant)
     log: Log = field(default_factory=Log)
