@@ -258,6 +258,10 @@ class Telemetry:
         else:
             self._counts["gatewayd.source.events"].add((name,), 1)
 
+    def sparkplug_event(self, route: str, event: str, n: int) -> None:
+        """What a route saw of Sparkplug edge nodes: "births", "deaths", "gaps", "missed", "rebirths", "forgotten"."""
+        self._counts["gatewayd.sparkplug.events"].add((route, event), n)
+
     def commanded(self, outcome: str) -> None:
         """A command came over the bus: it was "obeyed", or not ("retained", "unknown")."""
         self._counts["gatewayd.bus.commands"].add((outcome,), 1)

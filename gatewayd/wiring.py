@@ -26,6 +26,7 @@ from gatewayd.config import schema
 from gatewayd.config.environment import Environment, Paths, gateway_id
 from gatewayd.config.secrets import read_secret
 from gatewayd.crash import NO_CRASH, CrashPoint
+from gatewayd.door import Door
 from gatewayd.errors import ConfigError
 from gatewayd.events import event_json, event_time
 from gatewayd.intake import Inlet, Losses
@@ -313,6 +314,7 @@ def _build_route(
         crash=ground.crash,
         tag=hashlib.blake2b(name.encode(), digest_size=4).digest(),
         terms=Terms(name, route.priority, route.deadline_s, ground.clock),
+        door=_door(ground, name, route),
     )
     return RoutePart(
         context=context,
@@ -321,6 +323,14 @@ def _build_route(
         wake=Wake(asyncio.Event(), asyncio.Event()),
         idle=asyncio.Event(),
     )
+
+
+def _door(ground: Ground, name: str, route: schema.Route) -> Door | None:
+    if route.payload.format != "sparkplug":
+        return None
+    from gatewayd.sparkplug.door import Door as SparkplugDoor  # not at the top: protobuf takes 6 MB
+
+    return SparkplugDoor(route.payload, route.topics, partial(ground.telemetry.sparkplug_event, name))
 
 
 def build_source(ground: Ground) -> Source:

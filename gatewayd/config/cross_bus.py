@@ -1,13 +1,18 @@
-"""What no single key can say about Home Assistant. Pure."""
+"""What no single key can say about Home Assistant and Sparkplug. Pure."""
 
 from collections.abc import Iterator
 
-from gatewayd.config.schema import Config
+from gatewayd.config.schema import Config, Route
 from gatewayd.config.walk import Finding
+from gatewayd.routing import validate_filter
+from gatewayd.subscribing import overlap
 
 
 def check_bus(config: Config) -> Iterator[Finding]:
-    """Findings about `[homeassistant]` beside `[source]`."""
+    """Findings about `[homeassistant]` beside `[source]`, and about routes of Sparkplug payloads."""
+    for name, route in config.routes.items():
+        if route.payload.format == "sparkplug":
+            yield from _sparkplug(name, route)
     wish, source = config.homeassistant, config.source
     if not wish.enabled:
         return
@@ -25,3 +30,15 @@ def check_bus(config: Config) -> Iterator[Finding]:
             "whoever may publish to gatewayd/<gateway>/command/ commands this gateway: see the broker's access rules"
         )
         yield Finding(path=("homeassistant", "commands"), problem=problem, is_warning=True)
+
+
+def _sparkplug(name: str, route: Route) -> Iterator[Finding]:
+    for index, topic in enumerate(route.topics):
+        if validate_filter(topic) is not None:
+            continue
+        has_births = any(overlap(topic, f"spBv1.0/{births}") for births in ("+/NBIRTH/+", "+/DBIRTH/+/+"))
+        if has_births:
+            continue
+        problem = f"`{topic}` leaves out the births, which say what each metric is called and of what type it is"
+        allowed = 'a filter such as "spBv1.0/<group>/+/<edge node>/#"'
+        yield Finding(path=("routes", name, "topics", index), problem=problem, allowed=allowed, is_warning=True)

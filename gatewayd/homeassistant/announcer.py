@@ -64,16 +64,15 @@ class Announcer:
     # --- what is said
 
     async def _keep_announced(self) -> None:
-        source, clock = self.parts.source, self.parts.ground.clock
-        was_connected = False
+        clock, n_known = self.parts.ground.clock, 0.0
         while True:
-            is_connected = source.is_connected
-            if is_connected and not was_connected:
-                self._said = self._health = b""
-            was_connected = is_connected
+            # Counted, not looked at: a connection may be lost and made again between two looks.
+            n_connections = self.parts.ground.telemetry.total("gatewayd.source.connects")
+            if n_connections != n_known:
+                n_known, self._said, self._health = n_connections, b"", b""
             if self._again_s is not None and clock.monotonic() >= self._again_s:
                 self._again_s, self._said, self._health = None, b"", b""
-            if is_connected:
+            if self.parts.source.is_connected:
                 await self._announce()
                 await self._tell_health()
             await asyncio.sleep(_LOOK_S)
