@@ -3,6 +3,7 @@
 Under the journal a line begins with its syslog level (`<N>`, sd-daemon(3)) and has no time of its own: journald's do.
 """
 
+import asyncio
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ import structlog
 
 from gatewayd.config.environment import Environment
 from gatewayd.config.schema import Log
+from gatewayd.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +26,7 @@ Processor = Callable[[Any, str, Event], Any]
 _MASKED_WORDS = frozenset({"password", "passwd", "token", "secret", "payload", "authorization", "credential"})
 _WORD = re.compile("[a-z]+")
 _SYSLOG = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+_REPEATS = Repeats()  # of the process, as the logs are: a reload must not forget what was held back
 _MAX_KEYS = 1000  # remembered: they come from config and code, this is for the day they do not
 
 
@@ -33,8 +36,9 @@ def set_up(config: Log, environment: Environment, stream: TextIO | None = None) 
     in_journal = is_journal(out, environment)
     as_json = config.format == "json" or (config.format == "auto" and not out.isatty())
     shared = _shared(with_time=not in_journal)
+    _REPEATS.configure(config.repeat_s, config.repeat_burst)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, _REPEATS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(_level(config)),
         logger_factory=structlog.stdlib.LoggerFactory(),
         # Not cached: a reload changes the level of loggers that modules hold. Log lines are rare enough to pay for it.
@@ -51,6 +55,17 @@ def set_up(config: Log, environment: Environment, stream: TextIO | None = None) 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_level(config))
+
+
+async def tell_left_out(repeat_s: float) -> None:
+    """Run until cancelled: say how many lines were held back, for those that did not come again since."""
+    while True:
+        await asyncio.sleep(max(1.0, repeat_s))
+        for about, n in _REPEATS.take_left_out():
+            event = str(about.pop("event", ""))
+            about.pop("level", None)
+            about["said_by"] = about.pop("logger", "")
+            log.info("log lines were left out", line=event, left_out=n, **about)
 
 
 def _shared(*, with_time: bool) -> list[Processor]:

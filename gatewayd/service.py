@@ -19,7 +19,7 @@ from gatewayd.config.environment import Environment, gateway_id, resolve_paths
 from gatewayd.daemon import Life, close_parts, close_windows, run_parts
 from gatewayd.listening import HOME_ASSISTANT, run_listener
 from gatewayd.liveness import Liveness
-from gatewayd.logs import set_up
+from gatewayd.logs import set_up, tell_left_out
 from gatewayd.memory import share_one_arena
 from gatewayd.ports import Clock
 from gatewayd.reload import run_reload
@@ -73,6 +73,7 @@ async def _run(parts: Parts, life: Life, notifier: Notifier, environment: Enviro
                 tasks.create_task(run_renewals(parts, renewals), name="renewals"),
                 tasks.create_task(run_sweeps(parts), name="sweeps"),
                 tasks.create_task(run_board(parts.board, parts.models.stats), name="board"),
+                tasks.create_task(tell_left_out(parts.ground.config.log.repeat_s), name="log lines left out"),
                 tasks.create_task(run_home_assistant(parts, depths, life), name="home assistant"),
             ]
             await run_parts(parts, life, started=lambda: _started(parts, notifier), stopping=notifier.stopping)

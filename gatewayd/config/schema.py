@@ -317,6 +317,12 @@ class Telemetry(Section, frozen=True):
         60.0
     )
     max_links: Annotated[int, Meta(ge=0, le=1000, description="Most messages a batch's span is linked to.")] = 16
+    join_publisher: Annotated[
+        bool,
+        Meta(
+            description="Where all messages of a batch carry the same trace context, its span joins that trace: one trace from the device to the cloud's answer. false: it is linked alone, as OpenTelemetry's conventions prefer."
+        ),
+    ] = False
 
 
 class Web(Section, frozen=True):
@@ -346,6 +352,14 @@ class Log(Section, frozen=True):
             description="The same failure is logged again after this many seconds at the earliest; the count of those left out goes with it.",
         ),
     ] = 30.0
+    repeat_burst: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100000,
+            description="Warnings and errors of the same event, route and sink that are logged within repeat_s; further ones are left out and counted.",
+        ),
+    ] = 5
 
 
 class Config(Section, frozen=True):
