@@ -3,7 +3,6 @@
 Under the journal a line begins with its syslog level (`<N>`, sd-daemon(3)) and has no time of its own: journald's do.
 """
 
-import asyncio
 import logging
 import os
 import re
@@ -27,6 +26,7 @@ _MASKED_WORDS = frozenset({"password", "passwd", "token", "secret", "payload", "
 _WORD = re.compile("[a-z]+")
 _SYSLOG = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _REPEATS = Repeats()  # of the process, as the logs are: a reload must not forget what was held back
+_LEAST_LOOK_S = 0.1  # between two looks at what was held back
 _MAX_KEYS = 1000  # remembered: they come from config and code, this is for the day they do not
 
 
@@ -59,8 +59,10 @@ def set_up(config: Log, environment: Environment, stream: TextIO | None = None) 
 
 async def tell_left_out(repeat_s: float) -> None:
     """Run until cancelled: say how many lines were held back, for those that did not come again since."""
+    import asyncio  # not at the top: it takes a fifth of a second on a small box, and commands log, too
+
     while True:
-        await asyncio.sleep(max(1.0, repeat_s))
+        await asyncio.sleep(max(_LEAST_LOOK_S, repeat_s))
         for about, n in _REPEATS.take_left_out():
             event = str(about.pop("event", ""))
             about.pop("level", None)

@@ -97,7 +97,7 @@ def _results(gateway: str, route: str, data: str) -> Iterator[tuple[str, Compone
     topic = f"gatewayd/{gateway}/results/{route}"
     yield _component(
         gateway,
-        f"{route}_result",
+        f"route_{route}_result",
         "sensor",
         f"{route} result",
         stat_t=topic,
@@ -108,7 +108,7 @@ def _results(gateway: str, route: str, data: str) -> Iterator[tuple[str, Compone
     )
     yield _component(
         gateway,
-        f"{route}_score",
+        f"route_{route}_score",
         "sensor",
         f"{route} score",
         stat_t=topic,
@@ -164,7 +164,7 @@ def _commands(config: Config, gateway: str, routes: Sequence[str]) -> Iterator[t
     for name in routes:
         yield _component(
             gateway,
-            f"{name}_live",
+            f"route_{name}_live",
             "switch",
             f"{name} live results",
             stat_t=topic,

@@ -105,7 +105,7 @@ def test_the_gateway_is_announced_retained_with_results_that_are_there(home: Hom
     home.wait(lambda: late.payloads(f"{home.name}/ha/{TOPIC}") and late.payloads(f"gatewayd/{GATEWAY}/health"))
     late.close()
     home.publish(f"{home.name}/pumps/3", '{"temperature": 80}')
-    topic = document["cmps"]["pumps_result"]["stat_t"]
+    topic = document["cmps"]["route_pumps_result"]["stat_t"]
     home.wait(lambda: home.bus.payloads(topic))
     assert json.loads(home.bus.payloads(topic)[0])["label"] == "hot"
     assert home.health()["live"] == {"pumps": True}
@@ -152,9 +152,9 @@ def test_a_route_that_is_gone_is_taken_out_and_so_is_the_gateway(home: Home) -> 
 
     before, taking, after = home.documents()
     check_document(taking)
-    assert {"ovens_result", "ovens_score"} == before["cmps"].keys() - after["cmps"].keys()
-    assert taking["cmps"]["ovens_result"] == {"p": "sensor"}
-    assert taking["cmps"]["pumps_result"] == after["cmps"]["pumps_result"]
+    assert {"route_ovens_result", "route_ovens_score"} == before["cmps"].keys() - after["cmps"].keys()
+    assert taking["cmps"]["route_ovens_result"] == {"p": "sensor"}
+    assert taking["cmps"]["route_pumps_result"] == after["cmps"]["route_pumps_result"]
     gateway = home.start("pumps", enabled=False)
     home.wait(lambda: home.documents()[-1] is None and home.bus.payloads(f"gatewayd/{GATEWAY}/health")[-1] == b"")
     home.wait(lambda: not (gateway.folder / "state" / "homeassistant.json").exists())
@@ -163,8 +163,8 @@ def test_a_route_that_is_gone_is_taken_out_and_so_is_the_gateway(home: Home) -> 
 def test_commands_are_obeyed_where_the_config_says_so(home: Home) -> None:
     home.start("pumps", commands=True)
     home.wait(lambda: home.documents() and home.health())
-    switch = home.documents()[0]["cmps"]["pumps_live"]
-    topic = home.documents()[0]["cmps"]["pumps_result"]["stat_t"]
+    switch = home.documents()[0]["cmps"]["route_pumps_live"]
+    topic = home.documents()[0]["cmps"]["route_pumps_result"]["stat_t"]
 
     home.publish(switch["cmd_t"], "OFF")
     home.wait(lambda: home.health()["live"] == {"pumps": False})

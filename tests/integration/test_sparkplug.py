@@ -130,10 +130,10 @@ def test_a_node_that_died_and_came_back_is_followed(plant: Plant) -> None:
 
 def test_what_was_journaled_is_understood_after_a_crash(tmp_path: Path, mosquitto: Mosquitto) -> None:
     plant = Plant(tmp_path / "gateway", mosquitto, "journaled")
-    text = plant.gateway.config.read_text()
-    plant.gateway.config.write_text(
-        text.replace("[routes.motors.options]", "window.every_s = 3600\n[routes.motors.options]")
-    )
+    # A file, for what is live while the broker is not connected yet is lost.
+    sink = f'sinks = ["out"]\n[sinks.out]\ntype = "file"\npath = "{tmp_path}/out.ndjson"\n[routes.motors.options]'
+    text = plant.gateway.config.read_text().replace("[routes.motors.options]", sink)
+    plant.gateway.config.write_text(text.replace('sinks = ["out"]', 'sinks = ["out"]\nwindow.every_s = 3600'))
     try:
         plant.gateway.start()
         plant.node.connect()
@@ -144,6 +144,9 @@ def test_what_was_journaled_is_understood_after_a_crash(tmp_path: Path, mosquitt
 
         plant.gateway.start()
 
-        plant.wait(lambda: plant.temperatures() == [7.5])
+        plant.wait(lambda: plant.messages().get("handled") == 3 and (tmp_path / "out.ndjson").exists())
+        plant.wait((tmp_path / "out.ndjson").read_text)
+        [event] = [json.loads(line) for line in (tmp_path / "out.ndjson").read_text().splitlines()]
+        assert event["data"]["value"] == 7.5
     finally:
         plant.close()

@@ -119,11 +119,11 @@ def test_the_message_has_the_form_that_home_assistant_takes(more: str) -> None:
 
 def test_the_check_finds_what_home_assistant_would_refuse() -> None:
     document = document_of(config_of())
-    document["cmps"]["pumps_result"]["state"] = "x"
+    document["cmps"]["route_pumps_result"]["state"] = "x"
     with pytest.raises(AssertionError, match="not known"):
         check_document(document)
     document = document_of(config_of())
-    del document["cmps"]["pumps_result"]["stat_t"]
+    del document["cmps"]["route_pumps_result"]["stat_t"]
     with pytest.raises(AssertionError, match="is missing"):
         check_document(document)
 
@@ -131,15 +131,15 @@ def test_the_check_finds_what_home_assistant_would_refuse() -> None:
 def test_only_routes_with_live_results_are_announced() -> None:
     names = platforms(document_of(config_of()))
 
-    assert {"pumps_result", "pumps_score", "words_result", "words_score"} <= names.keys()
-    assert not [name for name in names if name.startswith("quiet")]
+    assert {"route_pumps_result", "route_pumps_score", "route_words_result", "route_words_score"} <= names.keys()
+    assert not [name for name in names if name.startswith("route_quiet")]
 
 
 def test_no_more_routes_than_allowed_are_announced() -> None:
     names = platforms(document_of(config_of("max_routes = 1")))
 
-    assert "pumps_result" in names
-    assert "words_result" not in names
+    assert "route_pumps_result" in names
+    assert "route_words_result" not in names
 
 
 def test_commands_are_announced_only_where_they_are_obeyed() -> None:
@@ -147,8 +147,8 @@ def test_commands_are_announced_only_where_they_are_obeyed() -> None:
 
     assert {"switch", "button"}.isdisjoint(without.values())
     assert {name: kind for name, kind in obeyed.items() if name not in without} == {
-        "pumps_live": "switch",
-        "words_live": "switch",
+        "route_pumps_live": "switch",
+        "route_words_live": "switch",
         "reload": "button",
         "close_windows": "button",
     }
@@ -194,12 +194,12 @@ def test_the_templates_read_what_is_published(protocol: str) -> None:
         text: str = jinja2.Template(document["cmps"][component][key]).render(value_json=data)
         return text
 
-    assert read("pumps_result", "val_tpl", RESULT) == "hot"
-    assert read("pumps_score", "val_tpl", RESULT) == "0.97"
-    assert msgspec.json.decode(read("pumps_result", "json_attr_tpl", RESULT)) == RESULT
-    assert read("words_result", "val_tpl", SUMMARY).startswith("Pump 3 stopped xxx")
-    assert len(read("words_result", "val_tpl", SUMMARY)) <= 255
-    assert read("words_result", "val_tpl", {"summary": "short"}) == "short"
-    assert read("words_score", "val_tpl", SUMMARY) == "None"
+    assert read("route_pumps_result", "val_tpl", RESULT) == "hot"
+    assert read("route_pumps_score", "val_tpl", RESULT) == "0.97"
+    assert msgspec.json.decode(read("route_pumps_result", "json_attr_tpl", RESULT)) == RESULT
+    assert read("route_words_result", "val_tpl", SUMMARY).startswith("Pump 3 stopped xxx")
+    assert len(read("route_words_result", "val_tpl", SUMMARY)) <= 255
+    assert read("route_words_result", "val_tpl", {"summary": "short"}) == "short"
+    assert read("route_words_score", "val_tpl", SUMMARY) == "None"
     for known, said in ((True, "ON"), (False, "OFF"), (None, "None")):
         assert read("sink_cloud", "val_tpl", {"sinks": {"cloud": known}}) == said
