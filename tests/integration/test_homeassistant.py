@@ -196,7 +196,7 @@ def test_a_command_that_the_broker_kept_or_nobody_knows_is_counted_and_not_obeye
 
 def test_without_leave_no_command_is_heard(home: Home) -> None:
     gateway = home.start("pumps")
-    home.wait(home.health)
+    home.wait(lambda: len(home.documents()) == 1 and home.health())
 
     home.publish(f"gatewayd/{GATEWAY}/command/routes/pumps/live", "OFF")
     n_told = len(home.bus.payloads(f"gatewayd/{GATEWAY}/health"))
