@@ -225,6 +225,15 @@ async def flush_windows(parts: Parts) -> None:
     await _until(lambda: parts.cascades.is_settled)
 
 
+async def close_windows(parts: Parts) -> None:
+    """Close every window that is open now and wait until each is answered; then windows go on as they were."""
+    try:
+        await flush_windows(parts)
+    finally:
+        for part in parts.routes.values():
+            part.wake.flush.clear()
+
+
 _UPLINK_LOOK_S = 0.1
 _UPLINK_PATIENCE_S = 2.0  # without a result delivered for so long the cloud is taken to be away
 

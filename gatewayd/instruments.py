@@ -128,6 +128,14 @@ _COUNTERS = (
     _counter("gatewayd.source.connects", "{connection}", "Connections made to the local bus."),
     _counter("gatewayd.source.losses", "{connection}", "Connections to the local bus that were lost.", "cause"),
     _counter("gatewayd.source.events", "{event}", "What else the source tells.", "event"),
+    _counter("gatewayd.bus.commands", "{command}", "Commands that came over the bus.", "outcome"),
+    _counter(
+        "gatewayd.sparkplug.events",
+        "{event}",
+        "Of Sparkplug edge nodes: births, deaths, gaps in the sequence, messages missed, rebirths asked for.",
+        "route",
+        "event",
+    ),
     _counter("gatewayd.audit.written", "{decision}", "Decisions handed to the disk in the audit trail."),
     _counter("gatewayd.audit.dropped", "{decision}", "Decisions that the audit trail had no room for in memory."),
     _counter(

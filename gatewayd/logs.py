@@ -17,6 +17,7 @@ import structlog
 
 from gatewayd.config.environment import Environment
 from gatewayd.config.schema import Log
+from gatewayd.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +29,8 @@ _WORD = re.compile("[a-z]+")
 _SYSLOG = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _MAX_LINE = 500  # characters of a value in the tail
 _NOT_SHOWN = {"event", "level", "timestamp", "logger", "exc_info", "exception", "stack_info"}
+_REPEATS = Repeats()  # of the process, as the logs are: a reload must not forget what was held back
+_LEAST_LOOK_S = 0.1  # between two looks at what was held back
 _MAX_KEYS = 1000  # remembered: they come from config and code, this is for the day they do not
 
 
@@ -37,8 +40,9 @@ def set_up(config: Log, environment: Environment, stream: TextIO | None = None) 
     in_journal = is_journal(out, environment)
     as_json = config.format == "json" or (config.format == "auto" and not out.isatty())
     shared = _shared(with_time=not in_journal)
+    _REPEATS.configure(config.repeat_s, config.repeat_burst)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, _REPEATS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(_level(config)),
         logger_factory=structlog.stdlib.LoggerFactory(),
         # Not cached: a reload changes the level of loggers that modules hold. Log lines are rare enough to pay for it.
@@ -56,6 +60,19 @@ def set_up(config: Log, environment: Environment, stream: TextIO | None = None) 
     tails = [one for one in root.handlers if isinstance(one, LogTail)]  # a reload leaves them
     root.handlers[:] = [handler, *tails]
     root.setLevel(_level(config))
+
+
+async def tell_left_out(repeat_s: float) -> None:
+    """Run until cancelled: say how many lines were held back, for those that did not come again since."""
+    import asyncio  # not at the top: it takes a fifth of a second on a small box, and commands log, too
+
+    while True:
+        await asyncio.sleep(max(_LEAST_LOOK_S, repeat_s))
+        for about, n in _REPEATS.take_left_out():
+            event = str(about.pop("event", ""))
+            about.pop("level", None)
+            about["said_by"] = about.pop("logger", "")
+            log.info("log lines were left out", line=event, left_out=n, **about)
 
 
 def _shared(*, with_time: bool) -> list[Processor]:

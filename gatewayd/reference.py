@@ -90,15 +90,19 @@ _SPANS = """
 ## Spans
 
 Sent where an OTLP endpoint is configured. `$OTEL_TRACES_SAMPLER` is obeyed. No span carries a payload or a topic.
+With `telemetry.join_publisher` a batch whose messages all carry the same context is a child of it, so that one trace
+goes from the device to the cloud's answer, however long the cloud was away.
 A span costs about 0.1 ms a batch (64 messages, two x86 cores): sample where batches are small and many.
 
 | Span | Kind | Links | Attributes |
 | --- | --- | --- | --- |
 | `process <route>` | CONSUMER | the publishers' contexts of the batch's messages, at most `telemetry.max_links`, \
 each with `messaging.message.id` | `messaging.system`, `messaging.operation.name`, `messaging.operation.type`, \
-`messaging.batch.message_count`, `gatewayd.route`, `error.type` |
+`messaging.batch.message_count` (of a single message `messaging.message.id`), `gatewayd.route`, `error.type` |
+| `text_completion <model>` | INTERNAL, beneath `process <route>` | | `gen_ai.operation.name`, \
+`gen_ai.provider.name`, `gen_ai.request.model` |
 | `upload <sink>` | CLIENT; its parent is the context stored with the results when they share one | else those \
-contexts | `messaging.batch.message_count`, `gatewayd.sink`, `gatewayd.route`, `error.type` |
+contexts | `gatewayd.results`, `gatewayd.sink`, `gatewayd.route`, `error.type` |
 """
 
 

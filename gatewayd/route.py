@@ -23,6 +23,7 @@ from gatewayd.batching import UNKNOWN, CallTimes
 from gatewayd.cascade.note import without_note
 from gatewayd.config import schema
 from gatewayd.crash import NO_CRASH, CrashPoint
+from gatewayd.door import Door, admit
 from gatewayd.errors import GivesWay, RejectedError, SpoolFull, TransientError
 from gatewayd.flow.glance import Glance
 from gatewayd.lanes import Calls
@@ -113,6 +114,7 @@ class RouteContext:
     in_call: Calls = field(default_factory=Calls)  # held from an attempt at journal entries to its commit
     cascade: Cascade | None = None
     glance: Glance = field(default_factory=Glance)
+    door: Door | None = None  # None: every message is taken as it comes
 
 
 @dataclass(slots=True)
@@ -152,9 +154,17 @@ async def run_journaling(context: RouteContext, queue: RouteQueue, arrived: asyn
         context.report.message_received(context.name, len(items))
         raws = [without_note(raw) for raw, _ in items if len(raw.payload) <= context.max_payload_bytes]
         dead = [_too_large(context, raw) for raw, _ in items if len(raw.payload) > context.max_payload_bytes]
-        work = Work(route=context.name, received=len(items), journal=raws, dead=dead, seen=_seen(context, items))
+        admitted, dropped = await admit(context.door, raws, context.source, context.clock)
+        work = Work(
+            route=context.name,
+            received=len(items),
+            journal=admitted,
+            dead=dead,
+            dropped=dropped,
+            seen=_seen(context, items),
+        )
         await _settle(context, queue, [_Handled(work, _receipts(items), len(items))])
-        context.report.journaled(context.name, len(raws))
+        context.report.journaled(context.name, len(admitted))
         arrived.set()
 
 
@@ -205,16 +215,18 @@ def _is_redelivered(item: Item) -> bool:
 
 async def _handle_items(context: RouteContext, items: Sequence[Item]) -> _Handled:
     raws, late = context.terms.begin([raw for raw, _ in items])
-    pairs, undecoded = decode_all(context, raws)
+    admitted, dropped = await admit(context.door, raws, context.source, context.clock)
+    pairs, undecoded = decode_all(context, admitted)
     outcome = await _handle_patiently(context, pairs)
     outcome.dead = [*late, *undecoded, *outcome.dead]
     work = Work(
         route=context.name,
         received=len(items),
-        handled=outcome.n_handled(len(items)),
+        handled=outcome.n_handled(len(items) - sum(dropped.values())),
         results=outcome.results,
         journal=outcome.journal,
         dead=outcome.dead,
+        dropped=dropped,
         seen=_seen(context, items),
     )
     return _Handled(work, _receipts(items), len(items))

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import random
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ from gatewayd import __version__
 from gatewayd.board.watch import run_board
 from gatewayd.checked import load_checked
 from gatewayd.config.environment import Environment, gateway_id, resolve_paths
-from gatewayd.daemon import Life, close_parts, run_parts
+from gatewayd.daemon import Life, close_parts, close_windows, run_parts
 from gatewayd.flow.watch import FlowWatch
+from gatewayd.listening import HOME_ASSISTANT, run_listener
 from gatewayd.liveness import Liveness
-from gatewayd.logs import LogTail, set_up
+from gatewayd.logs import LogTail, set_up, tell_left_out
 from gatewayd.memory import keep_for_good, share_one_arena
 from gatewayd.ports import Clock
 from gatewayd.reload import note_running, run_reload
@@ -80,6 +82,8 @@ async def _run(
                 tasks.create_task(run_renewals(parts, renewals), name="renewals"),
                 tasks.create_task(run_sweeps(parts), name="sweeps"),
                 tasks.create_task(run_board(parts.board, parts.models.stats), name="board"),
+                tasks.create_task(tell_left_out(parts.ground.config.log.repeat_s), name="log lines left out"),
+                tasks.create_task(run_home_assistant(parts, depths, life), name="home assistant"),
             ]
             if web is not None:
                 helpers.append(tasks.create_task(flow.run(), name="flow"))
@@ -89,6 +93,34 @@ async def _run(
     finally:
         if web is not None:
             await web.stop()
+
+
+async def run_home_assistant(parts: Parts, depths: Depths, life: Life) -> None:
+    """Announce the gateway where the config says so; where it no longer does, take back what was announced."""
+    path = parts.ground.paths.state_dir / "homeassistant.json"  # what was announced last
+    if not parts.ground.config.homeassistant.enabled and not path.exists():
+        return
+    from gatewayd.homeassistant.announcer import Announcer, withdraw  # not at the top: most gateways have none
+    from gatewayd.homeassistant.health import health
+    from gatewayd.homeassistant.remembered import AnnouncedFile
+
+    file = AnnouncedFile(path)
+    if not parts.ground.config.homeassistant.enabled:
+        await withdraw(parts, file)
+        return
+    announcer = Announcer(
+        parts=parts,
+        health=lambda: health(parts, depths),
+        reload=life.reload.set,
+        close_windows=partial(close_windows, parts),
+        file=file,
+        draw=random.random,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(announcer.run(), name="announcer")
+        for listener in parts.listeners:
+            if listener.name == HOME_ASSISTANT:
+                tasks.create_task(run_listener(listener, parts.source, announcer.hear), name=f"listen[{listener.name}]")
 
 
 async def start_web(

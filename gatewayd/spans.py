@@ -6,6 +6,7 @@ No span carries a payload, a topic or the text of an exception: an exception may
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import time_ns
 
 from opentelemetry import trace
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TraceFlags, Tracer
@@ -52,17 +53,25 @@ def current_headers() -> dict[str, str]:
 
 
 @contextmanager
-def process_span(tracer: Tracer, route: str, messages: Sequence[RawMessage], max_links: int) -> Iterator[BatchSpan]:
-    """Around a handler's call. The publishers' contexts are linked, never taken over: a batch has many of them."""
+def process_span(
+    tracer: Tracer, route: str, messages: Sequence[RawMessage], max_links: int, *, joins: bool = False
+) -> Iterator[BatchSpan]:
+    """Around a handler's call. The publishers' contexts are linked: a batch has many of them. `joins`: where all
+    messages have the same one the span is its child as well, so that one trace goes from the device to the cloud."""
     links = _links(((message.traceparent, message.key) for message in messages), max_links)
     attributes: dict[str, AttributeValue] = {
         "messaging.system": "mqtt",
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
-        "messaging.batch.message_count": len(messages),
         "gatewayd.route": route,
     }
-    with _span(tracer, f"process {route}", SpanKind.CONSUMER, links, attributes) as span:
+    # The conventions: a count where there is a batch, and never for a single message.
+    if len(messages) == 1:
+        attributes["messaging.message.id"] = messages[0].key
+    else:
+        attributes["messaging.batch.message_count"] = len(messages)
+    parent = _shared(message.traceparent for message in messages) if joins else None
+    with _span(tracer, f"process {route}", SpanKind.CONSUMER, links, attributes, parent=parent) as span:
         yield BatchSpan(format_traceparent(span.get_span_context()))
 
 
@@ -71,16 +80,39 @@ def upload_span(
     tracer: Tracer, sink: str, route: str, results: Sequence[StoredResult], max_links: int
 ) -> Iterator[BatchSpan]:
     """Around a request to a sink. Joins the trace stored with the results when they share one, else links them."""
-    stored = {result.traceparent for result in results}
-    shared = parse_traceparent(next(iter(stored))) if len(stored) == 1 else None
+    shared = _shared(result.traceparent for result in results)
     links = [] if shared else _links(((result.traceparent, result.key) for result in results), max_links)
     attributes: dict[str, AttributeValue] = {
-        "messaging.batch.message_count": len(results),
+        "gatewayd.results": len(results),
         "gatewayd.sink": sink,
         "gatewayd.route": route,
     }
     with _span(tracer, f"upload {sink}", SpanKind.CLIENT, links, attributes, parent=shared) as span:
         yield BatchSpan(format_traceparent(span.get_span_context()))
+
+
+def completion_span(tracer: Tracer, model: str, seconds: float) -> None:
+    """A completion that a language model has just ended, as a span beneath the current one. Without what was asked and
+    what was written."""
+    attributes: dict[str, AttributeValue] = {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.provider.name": "llama_cpp",
+        "gen_ai.request.model": model,
+    }
+    ended_ns = time_ns()
+    span = tracer.start_span(
+        f"text_completion {model}",
+        kind=SpanKind.INTERNAL,  # a model of this very box
+        attributes=attributes,
+        start_time=ended_ns - round(seconds * 1e9),
+    )
+    span.end(ended_ns)
+
+
+def _shared(traceparents: Iterable[str]) -> SpanContext | None:
+    """The one context that all of them have; None when there are several, or none that can be read."""
+    found = set(traceparents)
+    return parse_traceparent(next(iter(found))) if len(found) == 1 else None
 
 
 @contextmanager

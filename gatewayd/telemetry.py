@@ -20,7 +20,7 @@ from gatewayd.config.schema import Telemetry as TelemetryConfig
 from gatewayd.instruments import INSTRUMENTS, handler_instrument
 from gatewayd.otel import Meters, Reading, build_meters, build_tracer, resource
 from gatewayd.ports import RawMessage, StoredResult
-from gatewayd.spans import NO_SPAN, BatchSpan, current_headers, process_span, upload_span
+from gatewayd.spans import NO_SPAN, BatchSpan, completion_span, current_headers, process_span, upload_span
 
 _MAX_HANDLER_STATS = 200  # names of figures over all handlers: a handler may make up any number of them
 
@@ -28,8 +28,9 @@ _MAX_HANDLER_STATS = 200  # names of figures over all handlers: a handler may ma
 class Telemetry:
     """All that is counted, and the spans. Counters may be called from any thread."""
 
-    def __init__(self, meters: Meters, tracer: Tracer | None, *, max_links: int = 16) -> None:
+    def __init__(self, meters: Meters, tracer: Tracer | None, *, max_links: int = 16, joins: bool = False) -> None:
         """`tracer`: None makes no spans."""
+        self._joins = joins
         self._meters = meters
         self._tracer = tracer
         self._max_links = max_links
@@ -48,7 +49,7 @@ class Telemetry:
         endpoint = config.otlp_endpoint or environment.otlp_endpoint
         who = resource(gateway, version)
         meters = build_meters(config, endpoint, who)
-        telemetry = cls(meters, None, max_links=config.max_links)
+        telemetry = cls(meters, None, max_links=config.max_links, joins=config.join_publisher)
         if endpoint and config.traces:
             telemetry._tracer, telemetry._end_tracer = build_tracer(endpoint, who)
         versions = (version, platform.python_version(), _sqlite_version())
@@ -129,7 +130,7 @@ class Telemetry:
         """Around a handler's call: its span."""
         if self._tracer is None:
             return nullcontext(NO_SPAN)
-        return process_span(self._tracer, route, messages, self._max_links)
+        return process_span(self._tracer, route, messages, self._max_links, joins=self._joins)
 
     def live_published(self, route: str, n: int) -> None:
         """`n` results went to the local bus."""
@@ -269,6 +270,14 @@ class Telemetry:
         else:
             self._counts["gatewayd.source.events"].add((name,), 1)
 
+    def sparkplug_event(self, route: str, event: str, n: int) -> None:
+        """What a route saw of Sparkplug edge nodes: "births", "deaths", "gaps", "missed", "rebirths", "forgotten"."""
+        self._counts["gatewayd.sparkplug.events"].add((route, event), n)
+
+    def commanded(self, outcome: str) -> None:
+        """A command came over the bus: it was "obeyed", or not ("retained", "unknown")."""
+        self._counts["gatewayd.bus.commands"].add((outcome,), 1)
+
     def model_event(self, model: str, event: str) -> None:
         """A model was loaded, its worker crashed, was started …"""
         self._counts["gatewayd.model.events"].add((model, event), 1)
@@ -298,6 +307,8 @@ class Telemetry:
     def generated(self, model: str, seconds: float) -> None:
         """A language model wrote a completion. Its tokens are read by `observe_models`, not counted here."""
         self._record("gen_ai.server.request.duration", model, seconds)
+        if self._tracer is not None:
+            completion_span(self._tracer, model, seconds)
 
     def observe_models(self, stats: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:
         """Where the figures of loaded models are read: by model, then `tokens_in`, `resident_bytes` …"""

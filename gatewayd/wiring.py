@@ -26,11 +26,13 @@ from gatewayd.config import schema
 from gatewayd.config.environment import Environment, Paths, gateway_id
 from gatewayd.config.secrets import read_secret
 from gatewayd.crash import NO_CRASH, CrashPoint
+from gatewayd.door import Door
 from gatewayd.errors import ConfigError
 from gatewayd.events import event_json, event_time
 from gatewayd.intake import Inlet, Losses
 from gatewayd.journal import Wake
 from gatewayd.keys import KeyMaker
+from gatewayd.listening import Listener, filters, inlets, listeners
 from gatewayd.live import LivePublisher
 from gatewayd.models.factories import factories
 from gatewayd.models.store import ModelStore
@@ -42,7 +44,7 @@ from gatewayd.ports import Clock, Sink, Source, TierClient
 from gatewayd.queues import RouteQueue
 from gatewayd.registry import find_handlers, is_journaled, lanes_problem, load_handler, make_handler
 from gatewayd.route import RouteContext
-from gatewayd.routing import Router, subscriptions
+from gatewayd.routing import Router
 from gatewayd.spool import SqliteSpool
 from gatewayd.spool.policy import RoutePolicy
 from gatewayd.telemetry import Telemetry
@@ -124,6 +126,7 @@ class Parts:
     running_config: schema.Config  # as it runs now: the one it started with plus what reloads took over
     losses: Losses = field(default_factory=lambda: Losses({}))
     started_at_s: float = 0.0  # monotonic
+    listeners: Sequence[Listener] = ()
 
     def models_of(self, route: str, models: Models | None = None) -> Models:
         """The models as the route sees them: its calls have its priority and its deadline, and give way while the board
@@ -215,6 +218,7 @@ async def build(
     for name, route in enabled_routes(config).items():
         routes[name] = _build_route(ground, name, route, handlers[name], spool, built_source, live)
     contexts = {name: part.context for name, part in routes.items()}
+    heard = listeners(config, ground.gateway)
     board = BoardWatch.of(config.board)
     cascades = Cascades({}, {})
     if any(context.config.tiers for context in contexts.values()):
@@ -228,7 +232,8 @@ async def build(
         models=models,
         source=built_source,
         routes=routes,
-        router=_router(routes),
+        router=inlets(routes, heard),
+        listeners=heard,
         sinks=built_sinks,
         throttles=_throttles(ground, built_sinks, spool),
         cascades=cascades,
@@ -310,6 +315,7 @@ def _build_route(
         crash=ground.crash,
         tag=hashlib.blake2b(name.encode(), digest_size=4).digest(),
         terms=Terms(name, route.priority, route.deadline_s, ground.clock),
+        door=_door(ground, name, route),
     )
     return RoutePart(
         context=context,
@@ -320,20 +326,12 @@ def _build_route(
     )
 
 
-def _router(routes: Mapping[str, RoutePart]) -> Router[Inlet]:
-    targets: dict[str, list[Inlet]] = {}
-    for name, part in routes.items():
-        inlet = Inlet(name, part.queue, part.context.tag)
-        for topic in part.context.config.topics:
-            targets.setdefault(topic, []).append(inlet)
-    return Router(targets)
+def _door(ground: Ground, name: str, route: schema.Route) -> Door | None:
+    if route.payload.format != "sparkplug":
+        return None
+    from gatewayd.sparkplug.door import Door as SparkplugDoor  # not at the top: protobuf takes 6 MB
 
-
-def filters(config: schema.Config) -> Sequence[tuple[str, int]]:
-    """What to subscribe to: every enabled route's topic filters, each once, at the highest QoS asked for."""
-    return subscriptions(
-        [(topic, int(route.qos)) for route in enabled_routes(config).values() for topic in route.topics]
-    )
+    return SparkplugDoor(route.payload, route.topics, partial(ground.telemetry.sparkplug_event, name))
 
 
 def build_source(ground: Ground) -> Source:
@@ -343,7 +341,7 @@ def build_source(ground: Ground) -> Source:
     return _adapter(config.adapter)(
         config,
         gateway=ground.gateway,
-        filters=filters(ground.config),
+        filters=filters(enabled_routes(ground.config), listeners(ground.config, ground.gateway)),
         password=password,
         keys=ground.keys,
         clock=ground.clock,

@@ -137,6 +137,14 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def asyncapi(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Print what the config makes the gateway hear and say, as an AsyncAPI 3 document (YAML)."""
+    from gatewayd.cli.asyncapi import print_document
+
+    print_document(config, as_json=as_json)
+
+
+@app.command()
 def handlers(
     name: Annotated[str | None, typer.Argument(help="Show this handler's options.")] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Look into its [handlers] paths too.")] = None,

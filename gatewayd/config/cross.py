@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from gatewayd.config.cross_bus import check_bus
 from gatewayd.config.cross_far import check_far, check_redaction
 from gatewayd.config.cross_tiers import check_tiers
 from gatewayd.config.cross_web import check_web
@@ -40,6 +41,7 @@ def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _anywhere(path, value)
     yield from _board(config.board)
     yield from check_web(config.web)
+    yield from check_bus(config)
     yield from _warnings(config)
 
 

@@ -13,12 +13,44 @@ from gatewayd.config.links import Section
 from gatewayd.config.tiers import Escalation
 
 
+class Sparkplug(Section, frozen=True):
+    """With `format = "sparkplug"`: what is kept of edge nodes, and when their births are asked for."""
+
+    max_edge_nodes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100000,
+            description="Edge nodes whose births are kept; beyond, the one silent for longest is forgotten (counted).",
+        ),
+    ] = 256
+    max_metrics: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000000,
+            description="Metrics kept of one edge node with its devices; the data of one that has more become dead letters.",
+        ),
+    ] = 10000
+    rebirth: Annotated[
+        bool,
+        Meta(
+            description="Ask an edge node for its births (NCMD `Node Control/Rebirth`) when a message is missing, or a name is not known. The route's user must be allowed to publish that."
+        ),
+    ] = True
+    rebirth_s: Annotated[
+        float, Meta(gt=0, le=86400, description="One edge node is asked no more often than this, in seconds.")
+    ] = 30.0
+
+
 class Payload(Section, frozen=True):
     """How a route's payloads are decoded. What does not decode becomes a dead letter with its reason."""
 
     format: Annotated[
-        Literal["auto", "json", "text", "number", "cbor", "msgpack", "csv"],
-        Meta(description="`auto` follows the content type and else tries JSON, then a number, then UTF-8 text."),
+        Literal["auto", "json", "text", "number", "cbor", "msgpack", "csv", "sparkplug"],
+        Meta(
+            description="`auto` follows the content type and else tries JSON, then a number, then UTF-8 text. sparkplug: Sparkplug B, see docs/guides/sparkplug.md."
+        ),
     ] = "auto"
     fields: Annotated[
         dict[str, str],
@@ -52,6 +84,7 @@ class Payload(Section, frozen=True):
     ] = None
     max_bytes: Annotated[int, Meta(ge=1, description="Largest payload after decompression, in bytes.")] = 4194304
     max_depth: Annotated[int, Meta(ge=1, le=500, description="Deepest nesting of a decoded payload.")] = 64
+    sparkplug: Sparkplug = field(default_factory=Sparkplug)
 
 
 class BatchLimits(Section, frozen=True):

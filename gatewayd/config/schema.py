@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from gatewayd.config.board import Board
+from gatewayd.config.homeassistant import HomeAssistant
 from gatewayd.config.links import Broker, Reconnect, Secret, Section, Source, Tls
 from gatewayd.config.routes import BatchLimits, Payload, Route, WindowLimits
 from gatewayd.config.sinks import FileSink, HttpSink, MqttSink, Sink
@@ -26,6 +27,7 @@ __all__ = [
     "Gateway",
     "HandlerTier",
     "Handlers",
+    "HomeAssistant",
     "HttpSink",
     "HttpTier",
     "KServeTier",
@@ -317,6 +319,12 @@ class Telemetry(Section, frozen=True):
         60.0
     )
     max_links: Annotated[int, Meta(ge=0, le=1000, description="Most messages a batch's span is linked to.")] = 16
+    join_publisher: Annotated[
+        bool,
+        Meta(
+            description="Where all messages of a batch carry the same trace context, its span joins that trace: one trace from the device to the cloud's answer. false: it is linked alone, as OpenTelemetry's conventions prefer."
+        ),
+    ] = False
 
 
 class Log(Section, frozen=True):
@@ -336,6 +344,14 @@ class Log(Section, frozen=True):
             description="The same failure is logged again after this many seconds at the earliest; the count of those left out goes with it.",
         ),
     ] = 30.0
+    repeat_burst: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100000,
+            description="Warnings and errors of the same event, route and sink that are logged within repeat_s; further ones are left out and counted.",
+        ),
+    ] = 5
 
 
 class Config(Section, frozen=True):
@@ -359,4 +375,5 @@ class Config(Section, frozen=True):
     handlers: Handlers = field(default_factory=Handlers)
     telemetry: Telemetry = field(default_factory=Telemetry)
     web: Web = field(default_factory=Web)
+    homeassistant: HomeAssistant = field(default_factory=HomeAssistant)
     log: Log = field(default_factory=Log)

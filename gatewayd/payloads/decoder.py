@@ -41,6 +41,8 @@ REASONS = {
     "missing_field": "a field that is not `optional` is not there",
     "time": "the message's own time cannot be read as one",
     "id": "the message's own id is neither text nor a whole number",
+    "birth": "a Sparkplug metric without name or data type, and no birth is known that gives it",
+    "metric_type": "a Sparkplug payload whose metrics are all of types without a form here, such as data sets",
 }
 
 _MEDIA_TYPES = {
@@ -143,6 +145,10 @@ class Decoder:
         return read(payload)
 
     def _reader(self, name: str) -> Callable[[bytes], Any]:
+        if name == "sparkplug":
+            from gatewayd.sparkplug.metrics import sparkplug_value  # not at the top: protobuf takes 6 MB
+
+            return sparkplug_value
         max_depth = self._payload.max_depth
         columns, delimiter = self._payload.columns, self._payload.delimiter
         readers: dict[str, Callable[[bytes], Any]] = {

@@ -29,12 +29,12 @@ def telemetry() -> Iterator[Telemetry]:
 class Traced:
     """Telemetry whose spans are kept."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, *, joins: bool = False, **options: object) -> None:
         self.exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False, **options)
         tracer, self.end = tracer_of(SimpleSpanProcessor(self.exporter), provider)
         meters = build_meters(TelemetryConfig(), None, resource("g1", "0"))
-        self.telemetry = Telemetry(meters, tracer, max_links=2)
+        self.telemetry = Telemetry(meters, tracer, max_links=2, joins=joins)
 
     def spans(self) -> Sequence[ReadableSpan]:
         return self.exporter.get_finished_spans()
@@ -70,6 +70,49 @@ def test_a_batch_is_one_consumer_span_linked_to_the_first_messages() -> None:
         {"messaging.message.id": "k1"},
         {"messaging.message.id": "k2"},
     ]
+
+
+def test_a_single_message_is_named_and_not_counted() -> None:
+    traced = Traced()
+
+    with traced.telemetry.process("a", [message(1)]):
+        pass
+
+    [found] = traced.spans()
+    assert found.attributes is not None
+    assert found.attributes["messaging.message.id"] == "k1"
+    assert "messaging.batch.message_count" not in found.attributes
+
+
+@pytest.mark.parametrize(("contexts", "is_child"), [((1, 1), True), ((1, 2), False), ((1, None), False)])
+def test_a_batch_of_one_trace_joins_it_where_the_config_says_so(contexts: Sequence[int | None], is_child: bool) -> None:
+    traced = Traced(joins=True)
+    messages = [message(n, "" if one is None else trace(one)) for n, one in enumerate(contexts)]
+
+    with traced.telemetry.process("a", messages):
+        pass
+
+    [found] = traced.spans()
+    assert (found.parent is not None and format_traceparent(found.parent) == trace(1)) is is_child
+    assert found.links, "linked in any case"
+
+
+def test_a_completion_is_a_span_beneath_its_batch_and_tells_no_text() -> None:
+    traced = Traced()
+
+    with traced.telemetry.process("a", [message(1)]):
+        traced.telemetry.generated("gemma", 0.25)
+
+    completion, batch = traced.spans()
+    assert (completion.name, completion.kind) == ("text_completion gemma", SpanKind.INTERNAL)
+    assert completion.attributes == {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.provider.name": "llama_cpp",
+        "gen_ai.request.model": "gemma",
+    }
+    assert completion.parent is not None
+    assert completion.parent.span_id == batch.get_span_context().span_id
+    assert (completion.end_time or 0) - (completion.start_time or 0) == 250_000_000
 
 
 def test_an_upload_continues_the_trace_that_its_results_share() -> None:

@@ -68,6 +68,8 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.source_event("connected", {})
     telemetry.source_event("lost", {"cause": "eof"})
     telemetry.source_event("retry", {"delay_s": 1.0})
+    telemetry.commanded("obeyed")
+    telemetry.sparkplug_event("a", "gaps", 1)
     telemetry.model_event("m", "loaded")
     telemetry.generated("m", 0.5)
     telemetry.observe("gatewayd.llm.tokens", lambda: {("m", "input"): 10.0})

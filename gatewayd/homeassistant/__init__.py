@@ -1,0 +1,1 @@
+"""Home Assistant: this gateway as one MQTT device."""
