@@ -19,7 +19,9 @@ FOLDER = ROOT / "observability"
 DASHBOARD = FOLDER / "grafana/dashboards/gatewayd.json"
 RULES = FOLDER / "gatewayd.rules.yml"
 NAME = re.compile(r"\b(?:gatewayd|messaging|gen_ai|hw)_[a-z0-9_]+")
-needs_promtool = pytest.mark.skipif(find("promtool") is None, reason="promtool is not installed: apt install prometheus")
+needs_promtool = pytest.mark.skipif(
+    find("promtool") is None, reason="promtool is not installed: apt install prometheus"
+)
 
 
 def expressions(value: Any) -> Iterator[str]:
