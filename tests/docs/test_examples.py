@@ -23,7 +23,10 @@ def gatewayd(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_its_config_has_nothing_wrong_with_it(folder: Path) -> None:
-    assert [str(problem) for problem in check(folder / "config.toml", handler_problems(folder / "config.toml"))] == []
+    problems = check(folder / "config.toml", handler_problems(folder / "config.toml"))
+
+    # That `write = "when_offline"` may lose some is said in any case, for whoever has not read it yet.
+    assert [str(each) for each in problems if "write: a power cut loses up to" not in str(each)] == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -54,6 +57,13 @@ def test_hours_of_notes_are_told_before_the_model_is_there() -> None:
     summaries = [json.loads(line)["data"] for line in done.stdout.splitlines()]
     assert sorted(each["messages"] for each in summaries) == [1, 2, 2]  # two hours of hall-1, one of hall-2
     assert any("saw 3" in each["summary"]["headline"] for each in summaries)
+
+
+def test_links_of_the_examples_lead_somewhere() -> None:
+    pages = EXAMPLES.rglob("*.md")
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
+
+    assert [f"{page}: {link}" for page, link in links if not (page.parent / link).exists()] == []
 
 
 def test_there_is_an_example_for_each_kind_of_work() -> None:

@@ -1,4 +1,4 @@
-"""The rights by topic of the security guide, on a real Mosquitto: what they allow is enough, and the rest does not pass."""
+"""The rights by topic of the security guide, on a real Mosquitto: they allow enough, and nothing else passes."""
 
 import re
 import shutil
