@@ -64,7 +64,7 @@ def render_man(exit_codes: Mapping[int, str]) -> str:
 
 def render_completion(shell: str) -> str:
     """The completion script of a shell: bash, zsh or fish."""
-    from typer.completion import get_completion_script
+    from typer._completion_shared import get_completion_script
 
     script = get_completion_script(prog_name="gatewayd", complete_var="_GATEWAYD_COMPLETE", shell=shell)
     if shell == "zsh":  # installed as a file that is loaded at the first TAB: it must answer that one as well
