@@ -1,4 +1,4 @@
-"""The generated files: config.toml and docs/reference, each made from the code it describes.
+"""The generated files: config.toml, docs/reference, man page and completion, each made from the code it describes.
 
     python -m gatewayd.reference --check    exit status 1 when a file is stale
     python -m gatewayd.reference --write
@@ -10,12 +10,14 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gatewayd import cli, errors
 from gatewayd.config.render import render_example, render_reference
 from gatewayd.instruments import INSTRUMENTS, Instrument
+from gatewayd.manual import SHELLS, render_completion, render_man
 
 _NOTE = "<!-- Generated from {source}: change it there, then `make docs`. -->\n"
 
@@ -36,6 +38,8 @@ def pages() -> Mapping[str, Callable[[], str]]:
         "docs/reference/metrics.md": render_metrics,
         "docs/reference/errors.md": render_errors,
         "docs/reference/cli.md": render_cli,
+        "man/gatewayd.1": partial(render_man, EXIT_CODES),
+        **{str(path): partial(render_completion, shell) for shell, path in SHELLS.items()},
     }
 
 

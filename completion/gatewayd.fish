@@ -1,0 +1,1 @@
+complete --command gatewayd --no-files --arguments "(env _GATEWAYD_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) gatewayd)" --condition "env _GATEWAYD_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) gatewayd"
