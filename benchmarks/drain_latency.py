@@ -41,6 +41,7 @@ max_bytes = 4294967296
 type = "http"
 url = "http://127.0.0.1:{cloud_port}/events"
 retry_max_s = 1.0
+max_batch = {max_batch}
 [routes.readings]
 topics = ["plant/#"]
 handler = "threshold"
@@ -181,12 +182,12 @@ def figures(began: dict[int, float], ended: dict[int, float], numbers: Sequence[
 
 
 @contextmanager
-def gateway_of(folder: Path, order: str) -> Iterator[tuple[Mosquitto, Cloud, Gateway]]:
+def gateway_of(folder: Path, order: str, max_batch: int) -> Iterator[tuple[Mosquitto, Cloud, Gateway]]:
     """A broker, a cloud and a gateway that drains in this order, all running."""
     # Without it the broker itself holds small packets back for up to 40 ms.
     broker = Mosquitto(folder / "broker", settings=["set_tcp_nodelay true"])
     cloud = Cloud(folder)
-    text = _CONFIG.format(port=broker.port, cloud_port=cloud.port, order=order)
+    text = _CONFIG.format(port=broker.port, cloud_port=cloud.port, order=order, max_batch=max_batch)
     gateway = Gateway(folder / "gateway", text, name=_NAME)
     try:
         broker.start()
@@ -208,9 +209,11 @@ def fill(broker: Mosquitto, gateway: Gateway, n_messages: int) -> None:
     wait_until(lambda: gateway.n_pending() >= n_messages, 900, gateway.describe)
 
 
-def measure(folder: Path, order: str, *, n_messages: int, seconds: float, per_s: float) -> dict[str, Any]:
+def measure(
+    folder: Path, order: str, *, n_messages: int, seconds: float, per_s: float, max_batch: int = 256
+) -> dict[str, Any]:
     """One gateway: calm, outage, drain."""
-    with gateway_of(folder, order) as (broker, cloud, gateway):
+    with gateway_of(folder, order, max_batch) as (broker, cloud, gateway):
         probe = Probe(broker.port)
         asyncio.run(probe.run(2.0, per_s))  # so that everything has been used once
         calm = asyncio.run(probe.run(seconds, per_s))
@@ -228,6 +231,7 @@ def measure(folder: Path, order: str, *, n_messages: int, seconds: float, per_s:
         "test": "latency beside a drain",
         "order": order,
         "messages": n_messages,
+        "max_batch": max_batch,
         "drained_per_s": drained_per_s,
         "n_left": n_left,  # 0: the drain was over before the measuring
         "live_calm": live["calm"],
@@ -251,6 +255,7 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--per-s", type=float, default=100.0)
+    parser.add_argument("--max-batch", type=int, default=256, help="of the sink: results a request")
     parser.add_argument("--order", action="append", choices=["live_first", "oldest_first"])
     parser.add_argument("--cloud", nargs=2, metavar=("PORT", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -261,7 +266,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gatewayd-drain-") as name:
         for order in args.order or ["oldest_first", "live_first"]:
             sizes = {"n_messages": args.messages, "seconds": args.seconds, "per_s": args.per_s}
-            line = measure(Path(name) / order, order, **sizes)
+            line = measure(Path(name) / order, order, **sizes, max_batch=args.max_batch)
             print(json.dumps(line), flush=True)
             holds = holds and line["balanced"] and line["n_left"] > 0
             holds = holds and not any(line[part]["n_missing"] for part in ("live_drain", "cloud_drain"))

@@ -321,9 +321,7 @@ def _traceparents(pairs: Sequence[Pair], own: str) -> dict[int, str]:
 
 async def _settle_batches(context: RouteContext, queue: RouteQueue, unsettled: asyncio.Queue[_Handled]) -> None:
     while True:
-        batches = [await unsettled.get()]
-        while not unsettled.empty():
-            batches.append(unsettled.get_nowait())
+        batches = [await unsettled.get(), *(unsettled.get_nowait() for _ in range(unsettled.qsize()))]
         await _settle(context, queue, batches)
         for _ in batches:
             unsettled.task_done()

@@ -12,6 +12,7 @@ from benchmarks.drain_latency import measure
 from benchmarks.speed.rows import Row, Taken
 
 _N_ROUNDS = 3  # of 40 s
+_MAX_BATCH = 64  # results a request: of 256 each piece of work is so long that what is live waits for it (1.4 to 2.0 x)
 _N_RESULTS = 200_000
 _PROBED_S, _PROBES_PER_S = 6.0, 100.0  # shorter than the drain, at 20,000 a second too
 _LEAST_PER_S, _MOST_RATIO = 10_000, 1.2
@@ -24,7 +25,7 @@ def backlog(folder: Path) -> Iterator[Row]:
     rate = Taken(tuple(line["drained_per_s"] for line in lines))
     yield Row(
         id="7",
-        what=f"backlog of {_N_RESULTS:,} results to an HTTP cloud here",
+        what=f"backlog of {_N_RESULTS:,} results to an HTTP cloud here, {_MAX_BATCH} a request",
         value=rate.median,
         unit="results/s",
         reach=f">= {_LEAST_PER_S:,}",
@@ -48,7 +49,9 @@ def backlog(folder: Path) -> Iterator[Row]:
 
 
 def _round(folder: Path) -> dict[str, Any]:
-    return measure(folder, "oldest_first", n_messages=_N_RESULTS, seconds=_PROBED_S, per_s=_PROBES_PER_S)
+    return measure(
+        folder, "oldest_first", n_messages=_N_RESULTS, seconds=_PROBED_S, per_s=_PROBES_PER_S, max_batch=_MAX_BATCH
+    )
 
 
 def _holds(line: dict[str, Any]) -> bool:
