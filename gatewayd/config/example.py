@@ -34,6 +34,7 @@ SET: Mapping[str, Any] = {
 # What a key without a default may look like; by the name of the key, with its table's where that matters.
 SAMPLES: Mapping[str, Any] = {
     "ca_file": "/etc/gatewayd/plant-ca.pem",
+    "client_ca_file": "/etc/gatewayd/people.pem",
     "cert_file": "/etc/gatewayd/gateway.pem",
     "key_file": "/etc/gatewayd/gateway.key",
     "server_name": "broker.plant.example",

@@ -69,6 +69,8 @@ def touch_everything(telemetry: Telemetry) -> None:
     telemetry.source_event("lost", {"cause": "eof"})
     telemetry.source_event("retry", {"delay_s": 1.0})
     telemetry.commanded("obeyed")
+    telemetry.web_denied("token")
+    telemetry.web_changed("requeued", 1)
     telemetry.sparkplug_event("a", "gaps", 1)
     telemetry.model_event("m", "loaded")
     telemetry.generated("m", 0.5)
