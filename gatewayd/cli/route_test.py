@@ -4,27 +4,22 @@ A samples file is that of `gatewayd replay` (see handlers/samples); here `handle
 route's, so the file may leave them out, and each sample's topic must be one that the route takes.
 """
 
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import tomli
-import typer
 
 from gatewayd.cli.models import open_store
 from gatewayd.cli.output import print_json, quiet_logs
-from gatewayd.cli.rewrite import rewrite
-from gatewayd.cli.samples import sample_lines, samples_that_differ
+from gatewayd.cli.samples import Answers, samples_that_differ, tell_samples, write_anew
 from gatewayd.config.load import load
 from gatewayd.config.schema import Config, Route
 from gatewayd.errors import ConfigError, GatewaydError
 from gatewayd.registry import find_handlers, load_handler
 from gatewayd.routing import matches
 from gatewayd.testing import Samples, run_samples
-
-Answers = Sequence[Sequence[Mapping[str, Any]]]
 
 
 def run_route_test(config_path: Path, name: str, file: Path | None, *, update: bool, as_json: bool) -> bool:
@@ -40,17 +35,12 @@ def run_route_test(config_path: Path, name: str, file: Path | None, *, update: b
         answers = run_samples(samples, models, handler=handler)
     wrong = samples_that_differ(samples, answers)
     if update:
-        rewrite(path, samples, answers, wrong)
-        typer.echo(f"{path}: {len(wrong)} of {len(answers)} samples written anew")
+        write_anew(path, samples, answers, wrong)
         return True
     if as_json:
         print_json(_rows(samples, answers, wrong))
-        return not wrong
-    for index, line in enumerate(sample_lines(samples, answers, wrong), start=1):
-        typer.echo(f"{'WRONG' if index - 1 in wrong else 'ok   '} {index:3} {line}")
-    typer.echo(f"{path}: {len(answers) - len(wrong)} of {len(answers)} samples ok on route {name} ({route.handler})")
-    if wrong:
-        typer.echo("hint: mend the route, or write what came out into the file with --update and review the diff")
+    else:
+        tell_samples(path, samples, answers, wrong, mend="route", where=f" on route {name} ({route.handler})")
     return not wrong
 
 

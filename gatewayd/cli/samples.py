@@ -32,15 +32,27 @@ def run_samples_file(path: Path, config: Path, *, update: bool) -> bool:
         answers = run_samples(samples, models, handler=handler)
     wrong = samples_that_differ(samples, answers)
     if update:
-        rewrite(path, samples, answers, wrong)
-        typer.echo(f"{path}: {len(wrong)} of {len(answers)} samples written anew")
+        write_anew(path, samples, answers, wrong)
         return True
+    tell_samples(path, samples, answers, wrong, mend="handler")
+    return not wrong
+
+
+def write_anew(path: Path, samples: Samples, answers: Answers, wrong: set[int]) -> None:
+    """What came out into the file, in place of what stood there; and say so."""
+    rewrite(path, samples, answers, wrong)
+    typer.echo(f"{path}: {len(wrong)} of {len(answers)} samples written anew")
+
+
+def tell_samples(
+    path: Path, samples: Samples, answers: Answers, wrong: set[int], *, mend: str, where: str = ""
+) -> None:
+    """Say of each sample how it went, and at the end what to do: `mend` is what may be wrong, `where` they ran."""
     for index, line in enumerate(sample_lines(samples, answers, wrong), start=1):
         typer.echo(f"{'WRONG' if index - 1 in wrong else 'ok   '} {index:3} {line}")
-    typer.echo(f"{path}: {len(answers) - len(wrong)} of {len(answers)} samples ok")
+    typer.echo(f"{path}: {len(answers) - len(wrong)} of {len(answers)} samples ok{where}")
     if wrong:
-        typer.echo("hint: mend the handler, or write what came out into the file with --update and review the diff")
-    return not wrong
+        typer.echo(f"hint: mend the {mend}, or write what came out into the file with --update and review the diff")
 
 
 def _load(path: Path) -> Samples:

@@ -8,7 +8,8 @@ Source of the format: MQTT 5.0, section 3.3. Only QoS 0: there is no packet iden
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 from mqttium.api import AsyncClient
@@ -35,14 +36,22 @@ def writer_of(client: AsyncClient) -> Write | None:
         return None
 
     def write(packets: bytes) -> bool:
-        try:
+        with writing():
             return bool(pump.try_enqueue(packets, epoch=epoch))
-        except MQTTError:
-            raise
-        except Exception as error:  # the library's own "of another connection", which it does not export
-            raise NotConnectedError(str(error)) from error
 
     return write
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Around a use of the client's writer, which raises MQTTError, or the library's own "of another connection", which
+    it does not export: that one is a NotConnectedError."""
+    try:
+        yield
+    except MQTTError:
+        raise
+    except Exception as error:
+        raise NotConnectedError(str(error)) from error
 
 
 def publish_burst(

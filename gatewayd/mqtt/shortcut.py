@@ -19,12 +19,14 @@ from mqttium.api import AsyncClient
 from mqttium.codec.buffer import IncrementalDecoder
 from mqttium.codec.properties import PUBLISH, decode_properties
 from mqttium.enums import MQTTProtocolVersion, QoS
-from mqttium.errors import MQTTError, NotConnectedError, ProtocolError
+from mqttium.errors import MQTTError, ProtocolError
 from mqttium.packets import PublishPacket
 from mqttium.protocol.effects import EffectKind
 from mqttium.protocol.inbound import InboundSession
 from mqttium.topics import validate_received_publish_topic
 from mqttium.types import Message, Properties
+
+from gatewayd.mqtt.burst import writing
 
 Handle = int | Message  # what `acknowledge` wants back: a packet identifier, or what the library wants
 
@@ -88,12 +90,8 @@ class ShortcutClient(AsyncClient):
 
     async def _write_pubacks(self, mids: Sequence[int]) -> None:
         packets = b"".join([_PUBACK + mid.to_bytes(2, "big") for mid in mids])
-        try:
+        with writing():
             await self._write_pump.enqueue_ack(packets, epoch=self._connection_epoch)
-        except MQTTError:
-            raise
-        except Exception as error:  # the library's own "of another connection", which it does not export
-            raise NotConnectedError(str(error)) from error
 
     def _leave_receipts_to_us(self) -> None:
         emit = self._engine._emit
